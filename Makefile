@@ -1,0 +1,32 @@
+# Python 3.11 or newer and make are all that has to be there beforehand.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PORT ?= 8000
+
+.PHONY: book serve test bench address clean
+
+book: $(INSTALLED)
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+serve: book
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps guided-diffusion-sdk==1.0.0
+	$(BIN)/python benchmarks/bench.py
+
+address: $(INSTALLED)  # carry the address in settings.ini to the files that cannot read it
+	$(BIN)/python book/address.py
+
+clean:
+	rm -rf _build build dist *.egg-info .pytest_cache
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@

@@ -1,0 +1,63 @@
+"""The built site in _build/html: run by .ci/run after `make book`."""
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from nbdev_book import settings
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / '_build' / 'html'
+PAGES = sorted(p for p in SITE.rglob('*.html') if '_static' not in p.parts)
+
+
+class Page(HTMLParser):
+    "Links, loaded files, images and ids of a page."
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.images, self.ids = [], [], [], set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if 'id' in attrs: self.ids.add(attrs['id'])
+        if tag == 'a' and 'href' in attrs: self.links.append(attrs['href'])
+        if tag == 'img': self.images.append(attrs)
+        if tag in ('script', 'img', 'iframe', 'video', 'source') and attrs.get('src'): self.loads.append(attrs['src'])
+        if tag == 'link' and attrs.get('rel') in ('stylesheet', 'preload', 'icon'): self.loads.append(attrs['href'])
+
+
+PARSED = {path: Page(path) for path in PAGES}
+
+
+def test_every_chapter_is_there():
+    toc = yaml.safe_load((ROOT / '_toc.yml').read_text())
+    for file in [toc['root'], *(c['file'] for part in toc['parts'] for c in part['chapters'])]:
+        assert SITE / f'{file}.html' in PARSED
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: str(p.relative_to(SITE)))
+def test_page(path):
+    page = PARSED[path]
+    for load in page.loads: assert not urlsplit(load).netloc and (path.parent / unquote(urlsplit(load).path)).exists(), f'{load} is not in the site'
+    for link in page.links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc: continue
+        target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+        assert target.exists(), f'dead link {link}'
+        if parts.fragment and target in PARSED: assert unquote(parts.fragment) in PARSED[target].ids, f'dead anchor {link}'
+    for image in page.images: assert image.get('alt') or image.get('aria-hidden') or 'logo' in image.get('class', ''), f'no alternative text: {image}'
+
+
+def test_chapters_ran_and_their_figures_are_there():
+    for path in (p for p in PAGES if re.match(r'\d\d_', p.stem)):
+        text = path.read_text()
+        assert 'Traceback' not in text and 'class="cell_output' in text and '<figure' in text and 'math notranslate' in text, path.name
+
+
+def test_colab_opens_this_repository():
+    known = settings()
+    wanted = f'https://colab.research.google.com/github/{known["user"]}/{known["repo"]}/blob/{known["branch"]}/nbs/04_taylor_guidance.ipynb'
+    assert wanted in PARSED[SITE / 'nbs' / '04_taylor_guidance.html'].links

@@ -1,0 +1,37 @@
+"""The project's address, name and version stand in settings.ini; everything else agrees with it."""
+import re, subprocess, sys
+from pathlib import Path
+
+import guided_diffusion_edu as gde
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / 'book' / '_ext'), str(ROOT / 'book')]
+from address import FILES, rewritten
+from nbdev_book import settings
+
+
+def test_files_agree_with_the_settings():
+    for name in FILES:
+        text = (ROOT / name).read_text()
+        assert rewritten(text, settings()) == text, f'{name} has another address than settings.ini: run make address'
+    assert settings()['git_url'] in (ROOT / 'CITATION.cff').read_text()
+
+
+def test_a_new_address_reaches_every_place():
+    known = dict(settings()) | dict(user='lady-ada', git_url='https://github.com/lady-ada/guided_diffusion_edu', doc_host='https://lady-ada.github.io')
+    for name in FILES: assert 'example' not in rewritten((ROOT / name).read_text(), known)
+
+
+def test_no_other_file_names_the_address():
+    files = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    allowed = {*FILES, 'settings.ini', 'guided_diffusion_edu/_modidx.py'}  # _modidx is written from the settings by nbdev
+    owner = re.compile(rf'(github\.com/|github\.io|github/){settings()["user"]}\b|{settings()["user"]}\.github\.io')
+    for name in files:
+        path = ROOT / name
+        if name in allowed or path.suffix in ('.js', '.woff', '.safetensors', '.png') or not path.is_file(): continue
+        assert not owner.search(path.read_text(errors='ignore')), name
+
+
+def test_one_version():
+    version = settings()['version']
+    assert gde.__version__ == version and f'version: {version}' in (ROOT / 'CITATION.cff').read_text()

@@ -1,0 +1,113 @@
+"""The `gde` command as a user types it."""
+import json, subprocess, sys
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+import guided_diffusion_edu as gde
+from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.training import read_tensors, write_tensors
+
+
+def gde_command(*argv, cwd): return subprocess.run([sys.executable, '-c', 'import sys; from guided_diffusion_edu.cli import main; sys.exit(main())', *argv], cwd=cwd, capture_output=True, text=True)
+
+
+def test_sample_png(tmp_path):
+    done = gde_command('sample', '--weights', 'digits', '--label', '3', '--scale', '4', '--out', 'samples.png', cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ''
+    assert Image.open(tmp_path / 'samples.png').size == (296, 296)  # 4 x 4 pictures of 8 and 5 lines of 1, times 8
+    assert [p.name for p in tmp_path.iterdir()] == ['samples.png']
+
+
+def test_sample_npz_is_the_evaluators_layout(tmp_path):
+    assert main(['sample', '--count', '20', '--steps', '5', '--sampler', 'ddpm', '--out', str(tmp_path / 'a.npz')]) == 0
+    batch = numpy.load(tmp_path / 'a.npz')
+    assert batch['arr_0'].shape == (20, 8, 8, 3) and batch['arr_0'].dtype == numpy.uint8
+    assert batch['arr_1'].tolist() == list(range(10)) * 2
+
+
+def test_label_and_seed_count(tmp_path):
+    def pixels(name, *more):
+        assert main(['sample', '--count', '4', '--steps', '5', '--out', str(tmp_path / name), *more]) == 0
+        return numpy.load(tmp_path / name)['arr_0']
+    first = pixels('a.npz', '--label', '1')
+    assert (first == pixels('b.npz', '--label', '1')).all()
+    assert (first != pixels('c.npz', '--label', '2')).any() and (first != pixels('d.npz', '--label', '1', '--seed', '1')).any()
+    assert (pixels('e.npz', '--label', '1', '--scale', '0') == pixels('f.npz', '--label', '2', '--scale', '0')).all()
+
+
+@pytest.mark.parametrize('wrong, said', [
+    ('--weights lion', "weights must be one of ['digits'] or a folder"),
+    ('--label 99', '--label must be a class in [0, 10), got 99'),
+    ('--label three', "argument --label: invalid int value: 'three'"),
+    ('--steps 0', 'steps must be between 1 and 1000'),
+    ('--steps 1', 'at least 2 steps'),
+    ('--steps ddim999', "'ddim999'"),
+    ('--count 0', '--count must be at least 1, got 0'),
+    ('--scale nan', '--scale must be a finite number, got nan'),
+    ('--sampler euler', "invalid choice: 'euler'"),
+    ('--out nowhere/a.png', "--out must be in a folder that exists, got 'nowhere/a.png'"),
+    ('--out a.gif', '--out must be a .png or .npz file'),
+])
+def test_bad_input_to_sample(tmp_path, wrong, said):
+    done = gde_command('sample', '--out', 'a.png', *wrong.split(), cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count('\n') == 1 and done.stdout == ''
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('argv', [[], ['fly'], ['train', 'diffusion', '--data', 'folder:missing', '--out', 'a'], ['train', 'diffusion', '--data', 'lions', '--out', 'a'],
+                                  ['train', 'classifier', '--data', 'digits', '--steps', '0', '--out', 'a']])
+def test_bad_verbs_and_data(tmp_path, argv):
+    done = gde_command(*argv, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('argv', [['--help'], ['sample', '--help'], ['train', '--help'], ['info', '--help']])
+def test_help(argv, capsys):
+    with pytest.raises(SystemExit) as stop: main(argv)
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and ('example' in out or argv == ['--help'])
+
+
+def test_info(capsys):
+    assert main(['info']) == 0
+    out = capsys.readouterr().out
+    assert gde.__version__ in out and torch.__version__ in out and 'digits' in out
+
+
+def test_train_then_sample_from_the_folder(tmp_path):
+    "Both networks on a folder of pictures, a few steps; a second start with the same arguments finds the work done."
+    for name, shade in (('dark', 30), ('light', 220)):
+        (tmp_path / 'pictures' / name).mkdir(parents=True)
+        for i in range(4): Image.new('RGB', (20 + i, 16), (shade, shade, shade)).save(tmp_path / 'pictures' / name / f'{i}.png')
+    out = tmp_path / 'run'
+    for what in ('diffusion', 'classifier', 'diffusion'):
+        assert main(['train', what, '--data', f'folder:{tmp_path}/pictures', '--image-size', '16', '--steps', '3', '--batch', '4', '--out', str(out)]) == 0
+    found = gde.load_pretrained(str(out))
+    assert found.labels == ('dark', 'light') and found.model.config.image_size == 16
+    assert main(['sample', '--weights', str(out), '--label', '1', '--steps', '3', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
+    assert Image.open(tmp_path / 'a.png').mode == 'RGB'
+    # another run must not go on in this folder
+    assert main(['train', 'diffusion', '--data', f'folder:{tmp_path}/pictures', '--image-size', '16', '--steps', '5', '--batch', '4', '--out', str(out)]) == 2
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_tensors(tmp_path / 'w', {'a': torch.ones(2)}, {'n': 1})
+    with pytest.raises(Exception): write_tensors(tmp_path / 'w', {'a': object()}, {'n': 2})
+    class Stuck(dict):
+        def items(self): raise OSError('disk full')
+    with pytest.raises(OSError): write_tensors(tmp_path / 'w', Stuck(), {'n': 2})
+    assert read_tensors(tmp_path / 'w')[1] == {'n': 1} and [p.name for p in tmp_path.iterdir()] == ['w']
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path, root):
+    import shutil
+    shutil.copytree(root / 'guided_diffusion_edu' / 'weights' / 'digits', tmp_path / 'w')
+    tensors, about = read_tensors(tmp_path / 'w' / 'diffusion.safetensors')
+    lost = sorted(tensors)[0]
+    write_tensors(tmp_path / 'w' / 'diffusion.safetensors', {k: v for k, v in tensors.items() if k != lost}, about)
+    with pytest.raises(ValueError, match=lost): gde.load_pretrained(str(tmp_path / 'w'))
+    (tmp_path / 'w' / 'classifier.json').unlink()
+    with pytest.raises(ValueError, match='classifier.json'): gde.load_pretrained(str(tmp_path / 'w'))

@@ -1,0 +1,164 @@
+"""Samplers, guidance and the shipped weights, on the package as imported."""
+import json
+
+import pytest
+import torch
+
+import guided_diffusion_edu as gde
+
+DOUBLE = torch.float64
+
+
+@pytest.fixture(scope='module')
+def world(): return gde.four_corners()
+
+
+@pytest.fixture(scope='module')
+def linear(): return gde.linear_schedule()
+
+
+def draw(world, linear, sampler, steps=10, n=6, y=None, scale=1.0, seed=0, **options):
+    guidance = None if y is None else gde.classifier_guidance(world.classifier(linear), torch.full((n,), y), scale)
+    g = torch.Generator().manual_seed(seed)
+    options = dict(clip=False, generator=g) | options
+    options.setdefault('x_T', torch.randn(n, 2, dtype=DOUBLE, generator=g))
+    return sampler(world.denoiser(linear), gde.respace(linear, steps), (n, 2), guidance=guidance, **options)
+
+
+SAMPLERS = [gde.ddpm_sample, gde.ddim_sample]
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_scale_zero_is_unguided_to_the_bit(world, linear, sampler):
+    assert torch.equal(draw(world, linear, sampler, y=1, scale=0.0), draw(world, linear, sampler))
+    assert not torch.equal(draw(world, linear, sampler, y=1), draw(world, linear, sampler))
+
+
+def test_ddpm_step_by_hand(world, linear):
+    "One walk of Algorithm 1, written out: gradient at x_t and t, small variance, noise drawn after x_T and at every step."
+    s, y = gde.respace(linear, 4), torch.zeros(3, dtype=torch.long)
+    model, guidance = world.denoiser(linear), gde.classifier_guidance(world.classifier(linear), y, 2.0)
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(3, 2, generator=g)
+    for i in (3, 2, 1, 0):
+        t = torch.full((3,), s.timesteps[i].item())
+        mean = gde.posterior_mean(gde.x0_from_eps(x, model(x, t), s.alpha_bars[i].item()), x, s.alpha_bars[i].item(), s.alpha_bars_prev[i].item())
+        variance = gde.small_variance(s)[i].item()
+        noise = torch.randn(3, 2, generator=g)
+        x = mean + variance * guidance(x, t) + (variance ** 0.5 * noise if i else 0)
+    assert torch.allclose(gde.ddpm_sample(model, s, (3, 2), guidance=guidance, clip=False, generator=torch.Generator().manual_seed(5)), x, atol=1e-6)
+
+
+def test_gradient_at_mean_asks_the_next_level_and_not_at_the_end(world, linear):
+    asked = []
+    def guidance(x, t): asked.append(t[0].item()); return torch.zeros_like(x)
+    s, model = gde.respace(linear, 5), world.denoiser(linear)
+    gde.ddpm_sample(model, s, (2, 2), guidance=guidance, gradient_at='mean', clip=False)
+    assert asked == s.timesteps.flip(0)[1:].tolist()
+    asked.clear()
+    gde.ddpm_sample(model, s, (2, 2), guidance=guidance, clip=False)
+    assert asked == s.timesteps.flip(0).tolist()
+
+
+def test_eta_one_is_ddpm(world, linear):
+    assert torch.allclose(draw(world, linear, gde.ddim_sample, eta=1.0), draw(world, linear, gde.ddpm_sample, variance='small'), atol=1e-8)
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_a_seed_a_sample_and_a_path(world, linear, sampler):
+    x_0, path = draw(world, linear, sampler, y=0, trajectory=True)
+    assert torch.equal(x_0, draw(world, linear, sampler, y=0)) and not torch.equal(x_0, draw(world, linear, sampler, y=0, seed=1))
+    assert len(path) == 11 and torch.equal(path[-1], x_0)
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_clipping_is_of_the_estimate(linear, sampler):
+    loud = lambda x, t, y: -5 * torch.ones_like(x)  # says that x_0 is far above 1
+    assert sampler(loud, gde.respace(linear, 3), (2, 1, 2, 2), x_T=torch.ones(2, 1, 2, 2)).max() <= 1
+    assert sampler(loud, gde.respace(linear, 3), (2, 1, 2, 2), x_T=torch.ones(2, 1, 2, 2), clip=False).max() > 1
+
+
+def test_learned_variance_is_found_and_used(linear):
+    s, x_T = gde.respace(linear, 4), torch.randn(2, 1, 2, 2, dtype=DOUBLE)
+    def model(v): return lambda x, t, y: torch.cat([0.1 * x, torch.full_like(x, v)], 1)
+    def sample(model, **options): return gde.ddpm_sample(model, s, x_T.shape, x_T=x_T, generator=torch.Generator().manual_seed(0), **options)
+    plain = lambda x, t, y: 0.1 * x
+    assert torch.allclose(sample(model(-1.0)), sample(plain, variance='small'), atol=1e-12)  # unguided, the first step's variance is never used
+    assert torch.allclose(sample(model(1.0)), sample(plain, variance='large'), atol=1e-12)
+    assert not torch.allclose(sample(model(0.0)), sample(plain))
+    with pytest.raises(ValueError, match='variance can be "learned" only'): sample(plain, variance='learned')
+    with pytest.raises(ValueError, match='variance must be'): sample(plain, variance='medium')
+
+
+def test_guided_samples_follow_the_exact_posterior(world, linear):
+    "With enough steps, mean and spread of each corner are those of p(x | y), for all three guided samplers."
+    for sampler, options in ((gde.ddpm_sample, {}), (gde.ddpm_sample, dict(gradient_at='mean')), (gde.ddim_sample, {})):
+        x = draw(world, linear, sampler, steps=200, n=1500, y=1, **options)
+        corner = torch.cdist(x, world.means).argmin(-1)
+        assert (world.labels[corner] == 1).double().mean() > 0.98
+        for k in (2, 3):
+            assert abs((corner == k).double().mean() - 0.5) < 0.06  # five standard errors of 1500 samples
+            assert (x[corner == k].mean(0) - world.means[k]).abs().max() < 0.05 and abs(x[corner == k].std() ** 2 - x[corner == k].mean(0).var() - 0.22 ** 2) < 0.6
+
+
+def test_errors_name_the_argument(world, linear):
+    model, s = world.denoiser(linear), gde.respace(linear, 3)
+    for wrong, said in ((dict(gradient_at='mu'), 'gradient_at must be'), (dict(x_T=torch.zeros(3, 2)), r'x_T must have the shape \(2, 2\)')):
+        with pytest.raises(ValueError, match=said): gde.ddpm_sample(model, s, (2, 2), **wrong)
+    with pytest.raises(ValueError, match='eta must be between'): gde.ddim_sample(model, s, (2, 2), eta=2)
+    with pytest.raises(ValueError, match='model must give 2 or 4 channels'): gde.ddim_sample(lambda x, t, y: x.repeat(1, 3), s, (2, 2))
+    guided = gde.classifier_guidance(world.classifier(linear), torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match=r'y must hold class indices in \[0, 2\), got 0 to 2'): guided(torch.zeros(2, 2), torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match=r't must hold steps in \[0, 1000\)'): model(torch.zeros(1, 2), torch.tensor([1000]))
+    with pytest.raises(ValueError, match=r't must hold steps in \[0, 1000\), got -1'): linear.add_noise(torch.zeros(1, 2), torch.tensor([-1]), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match='betas must lie strictly'): gde.Schedule([0.1, 1.0])
+    with pytest.raises(ValueError, match='T must be more than 20'): gde.linear_schedule(20)
+    with pytest.raises(ValueError, match='at least 2 steps'): gde.respace(linear, 1)
+    with pytest.raises(ValueError, match='stds must be positive'): gde.GaussianMixture([[0.0]], [0.0])
+    with pytest.raises(ValueError, match='labels must have shape'): gde.GaussianMixture([[0.0]], [1.0], labels=[0, 1])
+
+
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU'))])
+def test_networks_take_part_on_any_device(device):
+    digits = gde.load_pretrained('digits')
+    model, classifier = digits.model.to(device), digits.classifier.to(device)
+    y = torch.arange(4, device=device)
+    x = gde.ddim_sample(model, gde.respace(digits.schedule, 5), (4, 1, 8, 8), guidance=gde.classifier_guidance(classifier, y, 2.0), generator=torch.Generator().manual_seed(0))
+    assert x.device.type == device and x.shape == (4, 1, 8, 8) and x.isfinite().all()
+
+
+# The shipped weights
+
+@pytest.fixture(scope='module')
+def digits(): return gde.load_pretrained('digits')
+
+
+def test_shipped_digits_are_named_right_and_varied(digits):
+    "The promise of the front page: DDIM-25, scale 3, judged by an SVC that took no part in training."
+    n = 500
+    y = torch.arange(n) % 10
+    x = gde.ddim_sample(digits.model, gde.respace(digits.schedule, 25), (n, 1, 8, 8), guidance=gde.classifier_guidance(digits.classifier, y, 3.0), generator=torch.Generator().manual_seed(123)).clamp(-1, 1)
+    real = gde.load_data('digits')
+    assert (gde.digits_judge()(x) == y).double().mean() >= 0.97
+    assert gde.spread_within(x, y) >= 0.5 * gde.spread_within(gde.from_pixels(real.pixels), real.labels)
+
+
+def test_shipped_digits_are_not_copies(digits):
+    "A sample is not a training image: its nearest one is as far as a held-out digit's is, to within a half."
+    train, held_out = (gde.from_pixels(gde.load_data('digits', train=part).pixels).flatten(1) for part in (True, False))
+    y = torch.arange(200) % 10
+    x = gde.ddim_sample(digits.model, gde.respace(digits.schedule, 25), (200, 1, 8, 8), guidance=gde.classifier_guidance(digits.classifier, y, 3.0), generator=torch.Generator().manual_seed(7)).flatten(1)
+    nearest = lambda a: torch.cdist(a, train).min(1).values.median()
+    assert nearest(x) > 0.5 * nearest(held_out)
+
+
+def test_shipped_records_say_how_they_came_about(root):
+    folder = root / 'guided_diffusion_edu' / 'weights' / 'digits'
+    assert sum(p.stat().st_size for p in folder.glob('*.safetensors')) <= 4_000_000
+    for kind in ('diffusion', 'classifier'):
+        record = json.loads((folder / f'{kind}.json').read_text())
+        assert record['note'].startswith(f'gde train {kind} --data digits') and record['torch'] and record['date'] and record['device']
+        assert record['recipe']['seed'] == 0 and len(record['loss_every_50_steps']) == record['recipe']['steps'] // 50
+
+
+def test_the_model_is_class_agnostic(digits): assert digits.model.config.classes is None
