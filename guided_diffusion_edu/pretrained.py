@@ -6,6 +6,7 @@ __all__ = ['WEIGHTS', 'Pretrained', 'available_weights', 'load_pretrained']
 # %% ../nbs/11_pretrained.ipynb #c04
 import json
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +16,7 @@ from .schedules import Schedule, cosine_schedule, linear_schedule
 from .training import read_tensors
 from .unet import UNet, UNetConfig
 
-WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path("weights")
+WEIGHTS = Path(str(files("guided_diffusion_edu"))) / "weights"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def _load(kind, network, config, folder):
     record = json.loads((folder / f"{kind}.json").read_text())
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record["config"].items()}
     model = network(config(**fields))
-    model.load_state_dict(read_tensors(folder / f"{kind}.safetensors")[0])
+    try: model.load_state_dict(read_tensors(folder / f"{kind}.safetensors")[0])
+    except RuntimeError as error: raise ValueError(f"weights must fit their record, and those in {folder} do not: {' '.join(str(error).split())}") from None
     return model.eval().requires_grad_(False), record
 
 
