@@ -6,9 +6,12 @@ __all__ = []
 
 # %% ../nbs/api.ipynb #c04
 from .viz import image_grid, show_grid, to_pixels
-from .schedules import Schedule, cosine_schedule, linear_schedule, log_snr, respace
+from .schedules import (Schedule, cosine_schedule, linear_schedule,
+                                            log_snr, respace)
 from .exact import GaussianMixture, four_corners
-from .diffusion import eps_from_x0, large_variance, learned_variance, posterior_mean, posterior_variance, simple_loss, small_variance, x0_from_eps
+from .diffusion import (eps_from_x0, large_variance, learned_variance,
+                                            posterior_mean, posterior_variance, simple_loss,
+                                            small_variance, x0_from_eps)
 from .guidance import classifier_guidance, guided_mean
 from .samplers import ddim_sample, ddpm_sample, guided_eps, score_from_eps
 from .layers import AdaGN, AttentionBlock, ResBlock, timestep_embedding

@@ -16,7 +16,10 @@ from .unet import Encoder, TimeEmbedding
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    "The shape of a `Classifier`; the fields mean what they mean in `UNetConfig`. Defaults: the ImageNet 64x64 classifier's."
+    """The shape of a `Classifier`; the fields mean what they mean in `UNetConfig`.
+
+    Defaults: the ImageNet 64x64 classifier's.
+    """
     image_size: int = 64
     in_channels: int = 3
     channels: int = 128
@@ -30,7 +33,8 @@ class ClassifierConfig:
 
 # %% ../nbs/08_noisy_classifier.ipynb #c06
 class AttentionPool(nn.Module):
-    "Features (B, channels, size, size) -> (B, out_channels), gathered by attention from their mean."
+    """Features (B, channels, size, size) -> (B, out_channels), gathered by attention from their
+    mean."""
 
     def __init__(self, channels, size, head_channels, out_channels):
         super().__init__()
@@ -46,7 +50,10 @@ class AttentionPool(nn.Module):
 
 # %% ../nbs/08_noisy_classifier.ipynb #c08
 class Classifier(nn.Module):
-    "ADM's noisy classifier: `classifier(x_t, t)` -> logits (B, classes). Dhariwal and Nichol 2021, Section 4."
+    """ADM's noisy classifier: `classifier(x_t, t)` -> logits (B, classes).
+
+    Dhariwal and Nichol 2021, Section 4.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -54,14 +61,21 @@ class Classifier(nn.Module):
         self.time = TimeEmbedding(config.channels)
         self.encoder = Encoder(config, config.in_channels)
         self.norm = nn.GroupNorm(config.groups, self.encoder.channels)
-        self.pool = AttentionPool(self.encoder.channels, self.encoder.size, config.head_channels, config.classes)
+        self.pool = AttentionPool(self.encoder.channels, self.encoder.size,
+                                  config.head_channels, config.classes)
 
     def forward(self, x_t, t):
-        if t.shape != (len(x_t),): raise ValueError(f"t must have shape ({len(x_t)},), one step an example, got {tuple(t.shape)}")
+        if t.shape != (len(x_t),):
+            raise ValueError(f"t must have shape ({len(x_t)},), one step an example, got "
+                             f"{tuple(t.shape)}")
         h, _ = self.encoder(x_t, self.time(t))
         return self.pool(F.silu(self.norm(h)))
 
 
 def classifier_loss(classifier, schedule, x_0, y, t, eps):
-    "Cross-entropy of the class `y` (B,) given x_t, one for each example: (B,). Eq. `eq-noisy-cross-entropy`."
-    return F.cross_entropy(classifier(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t]), y, reduction="none")
+    """Cross-entropy of the class `y` (B,) given x_t, one for each example: (B,).
+
+    Eq. `eq-noisy-cross-entropy`.
+    """
+    logits = classifier(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t])
+    return F.cross_entropy(logits, y, reduction="none")

@@ -23,7 +23,8 @@ SAMPLERS = {"ddim": ddim_sample, "ddpm": ddpm_sample}
 
 # %% ../nbs/13_command_line.ipynb #c06
 def write_png(path, images):
-    "A grid of `images` (B, C, H, W) in [-1, 1] as PNG, small pictures enlarged to about 64 pixels."
+    """A grid of `images` (B, C, H, W) in [-1, 1] as PNG, small pictures enlarged to about 64
+    pixels."""
     from PIL import Image
     picture = Image.fromarray(image_grid(images, zoom=max(1, 64 // images.shape[-1])).numpy())
     write_whole(path, lambda p: picture.save(p, format="PNG"))
@@ -42,6 +43,17 @@ def _require(condition, argument, wanted, got):
     if not condition: raise ValueError(f"{argument} must be {wanted}, got {got}")
 
 
+def _guided(found, schedule, y, args):
+    "Samples (B, C, H, W) of classes `y`, on a GPU where there is one, from noise that is drawn on the CPU."
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, classifier = found.model.to(device), found.classifier.to(device)
+    shape = (len(y), model.config.in_channels, model.config.image_size, model.config.image_size)
+    guidance = classifier_guidance(classifier, y.to(device), args.scale) if args.scale else None
+    g = torch.Generator().manual_seed(args.seed)
+    return SAMPLERS[args.sampler](model, schedule, shape, guidance=guidance, generator=g,
+                                  progress=sys.stderr.isatty()).cpu()
+
+
 def sample(args):
     "Draw guided samples into a file."
     out = Path(args.out)
@@ -51,25 +63,28 @@ def sample(args):
     _require(torch.isfinite(torch.tensor(args.scale)), "--scale", "a finite number", args.scale)
     found = load_pretrained(args.weights)
     schedule = respace(found.schedule, args.steps)
-    _require(args.label is None or 0 <= args.label < len(found.labels), "--label", f"a class in [0, {len(found.labels)})", args.label)
-    y = torch.arange(args.count) % len(found.labels) if args.label is None else torch.full((args.count,), args.label)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, classifier = found.model.to(device), found.classifier.to(device)
-    guidance = classifier_guidance(classifier, y.to(device), args.scale) if args.scale else None
-    shape = (args.count, model.config.in_channels, model.config.image_size, model.config.image_size)
-    x_0 = SAMPLERS[args.sampler](model, schedule, shape, guidance=guidance, generator=torch.Generator().manual_seed(args.seed), progress=sys.stderr.isatty()).cpu()
+    classes = len(found.labels)
+    known = args.label is None or 0 <= args.label < classes
+    _require(known, "--label", f"a class in [0, {classes})", args.label)
+    y = torch.arange(args.count) % classes  # all in turn
+    if args.label is not None: y = torch.full((args.count,), args.label)
+    x_0 = _guided(found, schedule, y, args)
     write_png(out, x_0) if out.suffix == ".png" else write_npz(out, x_0, y)
     print(f"{args.count} samples -> {out}")
 
 # %% ../nbs/13_command_line.ipynb #c12
 def _configs(data):
-    "Shapes of a UNet and a classifier that fit `data`: half the resolution until 4 x 4 or three levels are reached."
+    """Shapes of a UNet and a classifier that fit `data`: half the resolution until 4 x 4 or
+    three levels are reached."""
     channels, size = data.pixels.shape[1], data.pixels.shape[2]
     halvings = 1 if size <= 8 else 2
-    _require(size % 2 ** halvings == 0, "--data", f"pictures of a size that can be halved {halvings} times", f"{size} x {size}")
-    levels = (1,) * (halvings + 1) if size <= 8 else (1, 2, 2)
-    common = dict(image_size=size, in_channels=channels, channels=32, channel_mult=levels, attention_resolutions=(size // 2 ** halvings,), head_channels=32)
-    return UNetConfig(**common, res_blocks=3, learned_variance=False), ClassifierConfig(**common, res_blocks=2, classes=len(data.names), dropout=0.1)
+    halved = size % 2 ** halvings == 0
+    _require(halved, "--data", f"pictures whose size can be halved {halvings} times", f"{size} x {size}")
+    common = dict(image_size=size, in_channels=channels, channels=32, head_channels=32,
+                  channel_mult=(1, 1) if size <= 8 else (1, 2, 2),
+                  attention_resolutions=(size // 2 ** halvings,))
+    return (UNetConfig(**common, res_blocks=3, learned_variance=False),
+            ClassifierConfig(**common, res_blocks=2, classes=len(data.names), dropout=0.1))
 
 
 def train(args):
@@ -78,58 +93,76 @@ def train(args):
     _require(args.batch >= 1, "--batch", "at least 1", args.batch)
     data = load_data(args.data, image_size=args.image_size)
     unet, classifier = _configs(data)
-    recipe = Recipe(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, weight_decay=0.05 if args.what == "classifier" else 0.0)
-    note = f"gde train {args.what} --data {args.data} --steps {args.steps} --batch {args.batch} --lr {args.lr} --seed {args.seed}"
-    run, config = dict(diffusion=(train_diffusion, unet), classifier=(train_classifier, classifier))[args.what]
+    recipe = Recipe(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed,
+                    weight_decay=0.05 if args.what == "classifier" else 0.0)
+    note = (f"gde train {args.what} --data {args.data} --steps {args.steps} --batch {args.batch} "
+            f"--lr {args.lr} --seed {args.seed}")
+    kinds = dict(diffusion=(train_diffusion, unet), classifier=(train_classifier, classifier))
+    run, config = kinds[args.what]
     model = run(config, data, args.out, recipe, note, progress=sys.stderr.isatty())
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters -> {Path(args.out) / args.what}.safetensors")
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{count:,} parameters -> {Path(args.out) / args.what}.safetensors")
 
 # %% ../nbs/13_command_line.ipynb #c14
 def info(args):
     "Say which versions, device and weights are there."
     from guided_diffusion_edu import __version__
     print(f"guided_diffusion_edu {__version__}, torch {torch.__version__}")
-    print("device:", torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    print("device:", gpu or f"CPU, {torch.get_num_threads()} threads")
     print("weights:", ", ".join(available_weights()))
 
 
+def _verb(verbs, run, examples):
+    p = verbs.add_parser(run.__name__, help=run.__doc__, description=run.__doc__, epilog="example:\n  " + "\n  ".join(examples),
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.set_defaults(run=run)
+    return p
+
+
 def _add_sample(verbs):
-    p = verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                         epilog="example:\n  gde sample --weights digits --label 3 --scale 4 --out samples.png")
-    p.add_argument("--weights", default="digits", help="a name from `gde info`, or a folder that `gde train` has filled (default: digits)")
+    p = _verb(verbs, sample, ["gde sample --weights digits --label 3 --scale 4 --out samples.png"])
+    p.add_argument("--weights", default="digits",
+                   help="a name from `gde info`, or a folder that `gde train` has filled (default: digits)")
     p.add_argument("--label", type=int, help="class index (default: all classes in turn)")
-    p.add_argument("--scale", type=float, default=3.0, help="guidance scale s; 0 is no guidance (default: 3)")
+    p.add_argument("--scale", type=float, default=3.0,
+                   help="guidance scale s; 0 is no guidance (default: 3)")
     p.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
-    p.add_argument("--steps", default="25", help='a count, "ddimN", or counts such as "10,15,20" (default: 25)')
+    p.add_argument("--steps", default="25",
+                   help='a count, "ddimN", or counts such as "10,15,20" (default: 25)')
     p.add_argument("--count", type=int, default=16, help="number of samples (default: 16)")
     p.add_argument("--seed", type=int, default=0, help="default: 0")
     p.add_argument("--out", required=True, help="a .png (grid) or .npz (OpenAI's layout)")
-    p.set_defaults(run=sample)
 
 
 def _add_train(verbs):
-    p = verbs.add_parser("train", help=train.__doc__, description=train.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                         epilog="example:\n  gde train diffusion --data digits --out runs/digits\n  gde train classifier --data digits --out runs/digits\n  gde sample --weights runs/digits --label 3 --out mine.png")
+    p = _verb(verbs, train, ["gde train diffusion --data digits --out runs/digits",
+                             "gde train classifier --data digits --out runs/digits",
+                             "gde sample --weights runs/digits --label 3 --out mine.png"])
     p.add_argument("what", choices=["diffusion", "classifier"])
-    p.add_argument("--data", required=True, help="digits, mnist, fashion-mnist, cifar10 or folder:PATH")
-    p.add_argument("--out", required=True, help="folder for weights, record and checkpoint; a run resumes from there")
-    p.add_argument("--image-size", type=int, default=32, help="of a folder's pictures (default: 32)")
-    for name, default in dict(steps=Recipe.steps, batch=Recipe.batch, lr=Recipe.lr, seed=Recipe.seed).items():
+    p.add_argument("--data", required=True,
+                   help="digits, mnist, fashion-mnist, cifar10 or folder:PATH")
+    p.add_argument("--out", required=True,
+                   help="folder for weights, record and checkpoint; a run resumes from there")
+    p.add_argument("--image-size", type=int, default=32,
+                   help="of a folder's pictures (default: 32)")
+    for name in ("steps", "batch", "lr", "seed"):
+        default = getattr(Recipe, name)
         p.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
-    p.set_defaults(run=train)
 
 # %% ../nbs/13_command_line.ipynb #c16
 class _Parser(argparse.ArgumentParser):
-    def error(self, message): self.exit(2, f"{self.prog}: {message}\n")  # one line, without the usage
+    def error(self, message):  # one line, without the usage
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(argv=None):
     "The `gde` command. Gives the exit code: 0, or 2 with one line on standard error."
-    parser = _Parser(prog="gde", description="Train, guide and sample diffusion models: the command line of the book Guided Diffusion, Proven.")
+    parser = _Parser(prog="gde", description="Train, guide and sample diffusion models.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     _add_sample(verbs)
     _add_train(verbs)
-    verbs.add_parser("info", help=info.__doc__, description=info.__doc__, epilog="example: gde info").set_defaults(run=info)
+    _verb(verbs, info, ["gde info"])
     args = parser.parse_args(argv)
     try: args.run(args)
     except (ValueError, OSError) as error:

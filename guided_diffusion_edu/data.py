@@ -27,8 +27,9 @@ def _digits(train):
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
     chosen = order[360:] if train else order[:360]
-    pixels = (torch.from_numpy(digits.images) / 16 * 255).round().to(torch.uint8)[:, None]  # (N, 1, 8, 8)
-    return Images(pixels[chosen], torch.from_numpy(digits.target).long()[chosen], tuple("0123456789"))
+    shades = torch.from_numpy(digits.images)[:, None]  # (N, 1, 8, 8), 0 to 16
+    pixels, labels = (shades / 16 * 255).round().to(torch.uint8), torch.from_numpy(digits.target).long()
+    return Images(pixels[chosen], labels[chosen], tuple("0123456789"))
 
 # %% ../nbs/09_data.ipynb #c10
 def _torchvision(kind):
@@ -36,47 +37,60 @@ def _torchvision(kind):
         from torchvision import datasets
         found = getattr(datasets, kind)(root, train=train, download=True)
         pixels = torch.as_tensor(found.data)
-        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
+        # (N, H, W) or (N, H, W, C) to (N, C, H, W)
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         return Images(pixels, torch.as_tensor(found.targets), tuple(found.classes))
     return load
 
 
 def _folder(path, image_size):
     from torchvision import datasets, transforms
-    if not Path(path).is_dir(): raise ValueError(f"data must be a folder with one folder a class, and there is none at {path!r}")
-    fit = transforms.Compose([transforms.Resize(image_size), transforms.CenterCrop(image_size), transforms.PILToTensor()])
+    if not Path(path).is_dir():
+        raise ValueError("data must be a folder with one folder a class, and there is none at "
+                         f"{path!r}")
+    fit = transforms.Compose([transforms.Resize(image_size), transforms.CenterCrop(image_size),
+                              transforms.PILToTensor()])
     try: found = datasets.ImageFolder(path, fit)
-    except FileNotFoundError as error: raise ValueError(f"data must be a folder with one folder of pictures a class: {error}") from None
+    except FileNotFoundError as error:
+        raise ValueError("data must be a folder with one folder of pictures a class: "
+                         f"{error}") from None
     pixels, labels = zip(*found)
     return Images(torch.stack(pixels), torch.tensor(labels), tuple(found.classes))
 
 
-BY_NAME = {"mnist": _torchvision("MNIST"), "fashion-mnist": _torchvision("FashionMNIST"), "cifar10": _torchvision("CIFAR10")}
+BY_NAME = {"mnist": _torchvision("MNIST"), "fashion-mnist": _torchvision("FashionMNIST"),
+           "cifar10": _torchvision("CIFAR10")}
 
 
 def load_data(name, train=True, root="data", image_size=64):
-    """The data set `name`: "digits", "mnist", "fashion-mnist", "cifar10" or "folder:PATH". Gives `Images`.
+    """The data set `name`, as `Images`.
 
-    `train=False` gives the held-out part (a folder has none of its own). `root`: where downloads are kept. `image_size`: of a folder's pictures.
+    `name`: "digits", "mnist", "fashion-mnist", "cifar10" or "folder:PATH".
+    `train=False` gives the held-out part (a folder has none of its own). `root`: where
+    downloads are kept. `image_size`: of a folder's pictures.
     """
     if name == "digits": return _digits(train)
     if name in BY_NAME: return BY_NAME[name](train, root)
     if name.startswith("folder:"): return _folder(name.removeprefix("folder:"), image_size)
-    raise ValueError(f'data must be "digits", {", ".join(map(repr, BY_NAME))} or "folder:PATH", got {name!r}')
+    raise ValueError(f'data must be "digits", {", ".join(map(repr, BY_NAME))} or "folder:PATH", '
+                     f'got {name!r}')
 
 # %% ../nbs/09_data.ipynb #c18
 def digits_judge():
-    "A function from digits (B, 1, 8, 8) in [-1, 1] to labels (B,): scikit-learn's SVC, trained on the real training digits."
+    """A function from digits (B, 1, 8, 8) in [-1, 1] to labels (B,): scikit-learn's SVC,
+    trained on the real training digits."""
     from sklearn.svm import SVC
     train = load_data("digits")
     machine = SVC(gamma=0.001, C=10).fit(_as_rows(from_pixels(train.pixels)), train.labels.numpy())
     return lambda x: torch.from_numpy(machine.predict(_as_rows(x)))
 
 
-def _as_rows(x): return ((x.detach().cpu().clamp(-1, 1) + 1) * 8).flatten(1).numpy()  # 0 to 16, as in the original
+def _as_rows(x):
+    return ((x.detach().cpu().clamp(-1, 1) + 1) * 8).flatten(1).numpy()  # 0 to 16, as in the original
 
 
 def spread_within(x, y):
-    "Root mean square distance per pixel of each sample of `x` (B, ...) from the mean of its class in `y` (B,)."
+    """Root mean square distance per pixel of each sample of `x` (B, ...) from the mean of its
+    class in `y` (B,)."""
     squares = [(x[y == label] - x[y == label].mean(0)).square() for label in y.unique()]
     return torch.cat(squares).mean().sqrt().item()

@@ -11,18 +11,30 @@ from .schedules import per_example
 
 
 def posterior_mean(x_0, x_t, alpha_bar, alpha_bar_prev):
-    "Mean of q(x_{t-1} | x_t, x_0). `alpha_bar`, `alpha_bar_prev`: numbers, or tensors that broadcast. Eq. `eq-posterior-mean`; Ho et al. 2020, Eq. 7."
+    """Mean of q(x_{t-1} | x_t, x_0).
+
+    `alpha_bar`, `alpha_bar_prev`: numbers, or tensors that broadcast. Eq. `eq-posterior-mean`;
+    Ho et al. 2020, Eq. 7.
+    """
     alpha = alpha_bar / alpha_bar_prev
-    return (alpha_bar_prev ** 0.5 * (1 - alpha) * x_0 + alpha ** 0.5 * (1 - alpha_bar_prev) * x_t) / (1 - alpha_bar)
+    from_x_0 = alpha_bar_prev ** 0.5 * (1 - alpha) * x_0
+    from_x_t = alpha ** 0.5 * (1 - alpha_bar_prev) * x_t
+    return (from_x_0 + from_x_t) / (1 - alpha_bar)
 
 
 def posterior_variance(alpha_bar, alpha_bar_prev):
-    "Variance of q(x_{t-1} | x_t, x_0), the same in every direction. Eq. `eq-posterior-variance`; Ho et al. 2020, Eq. 7."
+    """Variance of q(x_{t-1} | x_t, x_0), the same in every direction.
+
+    Eq. `eq-posterior-variance`; Ho et al. 2020, Eq. 7.
+    """
     return (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
 
 # %% ../nbs/03_reverse_process.ipynb #c08
 def x0_from_eps(x_t, eps, alpha_bar):
-    "The x_0 that `x_t` came from if its noise was `eps`. Eq. `eq-eps-to-x0`; Ho et al. 2020, Eq. 15."
+    """The x_0 that `x_t` came from if its noise was `eps`.
+
+    Eq. `eq-eps-to-x0`; Ho et al. 2020, Eq. 15.
+    """
     return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar ** 0.5
 
 
@@ -32,7 +44,10 @@ def eps_from_x0(x_t, x_0, alpha_bar):
 
 # %% ../nbs/03_reverse_process.ipynb #c12
 def small_variance(schedule):
-    "The posterior's variance at each step, float64 (T,); 0 at the first. Eq. `eq-posterior-variance`."
+    """The posterior's variance at each step, float64 (T,); 0 at the first.
+
+    Eq. `eq-posterior-variance`.
+    """
     return posterior_variance(schedule.alpha_bars, schedule.alpha_bars_prev)
 
 
@@ -40,18 +55,26 @@ def _first_as_second(values): return torch.cat([values[1:2], values[1:]])
 
 
 def large_variance(schedule):
-    "beta at each step, float64 (T,), but the second small variance at the first, as the released ADM code has it."
+    """beta at each step, float64 (T,), but the second small variance at the first, as the
+    released ADM code has it."""
     return torch.cat([small_variance(schedule)[1:2], schedule.betas[1:]])
 
 
 def learned_variance(v, schedule, t):
-    "The variance that the network's output `v` (B, ...) stands for at steps `t` (B,). Eq. `eq-learned-variance`; Nichol and Dhariwal 2021, Eq. 15."
+    """The variance that the network's output `v` (B, ...) stands for at steps `t` (B,).
+
+    Eq. `eq-learned-variance`; Nichol and Dhariwal 2021, Eq. 15.
+    """
     upper = per_example(schedule.betas.log(), t, v)
     lower = per_example(_first_as_second(small_variance(schedule)).log(), t, v)
     return torch.exp((v + 1) / 2 * upper + (1 - v) / 2 * lower)
 
 # %% ../nbs/03_reverse_process.ipynb #c18
 def simple_loss(model, schedule, x_0, t, eps, y=None):
-    "Squared error of the predicted noise, averaged within each example: (B,). Eq. `eq-simple-loss` (mean in place of sum); Ho et al. 2020, Eq. 14."
+    """Squared error of the predicted noise, averaged within each example: (B,).
+
+    Eq. `eq-simple-loss` (mean in place of sum); Ho et al. 2020, Eq. 14.
+    """
     output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
-    return (eps - output[:, :x_0.shape[1]]).square().flatten(1).mean(1)  # a learned variance, if any, is in the channels behind
+    predicted = output[:, :x_0.shape[1]]  # a learned variance, if any, is in the channels behind
+    return (eps - predicted).square().flatten(1).mean(1)

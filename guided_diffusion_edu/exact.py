@@ -11,10 +11,14 @@ def _double(values): return torch.as_tensor(values, dtype=torch.float64)
 
 
 def _axes_and_variances(means, stds):
-    "Eigen-decomposition of each component's covariance: axes (K, D, D) and variances along them (K, D)."
+    """Eigen-decomposition of each component's covariance: axes (K, D, D) and variances along
+    them (K, D)."""
     K, D = means.shape
-    if stds.shape == (K,): return torch.eye(D, dtype=means.dtype).expand(K, D, D), stds[:, None].expand(K, D) ** 2
-    if stds.shape != (K, D, D): raise ValueError(f"stds must be standard deviations ({K},) or covariances ({K}, {D}, {D}), got {tuple(stds.shape)}")
+    if stds.shape == (K,):
+        return torch.eye(D, dtype=means.dtype).expand(K, D, D), stds[:, None].expand(K, D) ** 2
+    if stds.shape != (K, D, D):
+        raise ValueError(f"stds must be standard deviations ({K},) or covariances ({K}, {D}, "
+                         f"{D}), got {tuple(stds.shape)}")
     variances, axes = torch.linalg.eigh(stds)
     return axes.mT, variances  # rows of axes[k] are the directions
 
@@ -23,56 +27,75 @@ def _require_world(world):
     "Raise ValueError unless the world's parts fit together."
     K = len(world.means)
     for name, values in dict(weights=world.weights, labels=world.labels).items():
-        if values.shape != (K,): raise ValueError(f"{name} must have shape ({K},), one for each component, got {tuple(values.shape)}")
+        if values.shape != (K,):
+            raise ValueError(f"{name} must have shape ({K},), one for each component, got "
+                             f"{tuple(values.shape)}")
     for name, values in dict(stds=world.variances, weights=world.weights).items():
-        if not (values > 0).all(): raise ValueError(f"{name} must be positive, got {values.min():.3g}")
+        if not (values > 0).all():
+            raise ValueError(f"{name} must be positive, got {values.min():.3g}")
 
 # %% ../nbs/02_exact_world.ipynb #c07
 def _parts(world, x, y=None):
-    "log w_k N_k(x), (B, K), with -inf outside class `y` (B,); and x - m_k along the axes, (B, K, D)."
+    """log w_k N_k(x), (B, K), with -inf outside class `y` (B,); and x - m_k along the axes, (B,
+    K, D)."""
     z = torch.einsum("kij,bkj->bki", world.axes, x.double()[:, None] - world.means)
-    logs = world.weights.log() - 0.5 * (z ** 2 / world.variances + torch.log(2 * torch.pi * world.variances)).sum(-1)
+    squares = z ** 2 / world.variances + torch.log(2 * torch.pi * world.variances)
+    logs = world.weights.log() - 0.5 * squares.sum(-1)
     return (logs if y is None else logs.masked_fill(world.labels != y[:, None], -torch.inf)), z
 
 
 def _draw(world, n, label, generator):
     "`n` points of class `label`, or of any: choose components, then points."
     weights = world.weights if label is None else world.weights * (world.labels == label)
-    if not weights.sum() > 0: raise ValueError(f"label must be one of {sorted(set(world.labels.tolist()))}, got {label}")
+    if not weights.sum() > 0:
+        raise ValueError(f"label must be one of {sorted(set(world.labels.tolist()))}, got "
+                         f"{label}")
     k = torch.multinomial(weights, n, replacement=True, generator=generator)
     z = torch.randn(n, world.means.shape[1], dtype=torch.float64, generator=generator)
     return world.means[k] + torch.einsum("bij,bi->bj", world.axes[k], world.variances[k].sqrt() * z)
 
 
 def _by_level(world, schedule, t, compute):
-    "`compute(noised world, alpha_bar, rows)` for the rows of each noise level in `t`, put back in order."
+    """`compute(noised world, alpha_bar, rows)` for the rows of each noise level in `t`, put
+    back in order."""
     levels, inverse = t.cpu().unique(return_inverse=True)
-    if levels[0] < 0 or levels[-1] >= len(schedule): raise ValueError(f"t must hold steps in [0, {len(schedule)}), got {levels[0]} to {levels[-1]}")
+    if levels[0] < 0 or levels[-1] >= len(schedule):
+        raise ValueError(f"t must hold steps in [0, {len(schedule)}), got {levels[0]} to "
+                         f"{levels[-1]}")
     rows = [(inverse == i).nonzero()[:, 0] for i in range(len(levels))]
-    parts = [compute(world.at(alpha_bar), alpha_bar, r) for alpha_bar, r in zip(schedule.alpha_bars[levels].tolist(), rows)]
+    alpha_bars = schedule.alpha_bars[levels].tolist()
+    parts = [compute(world.at(a), a, r) for a, r in zip(alpha_bars, rows)]
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 # %% ../nbs/02_exact_world.ipynb #c09
 class GaussianMixture:
-    "A mixture of Gaussians with a class for each component: density, score, denoiser and classifier in closed form, at any noise level."
+    """A mixture of Gaussians with a class for each component: density, score, denoiser and
+    classifier in closed form, at any noise level."""
     def __init__(self, means, stds, weights=None, labels=None):
-        "`means` (K, D); `stds` (K,) or covariances (K, D, D); `weights` (K,), default equal; `labels` (K,): class of each component, default its index."
+        """`means` (K, D); `stds` (K,) or covariances (K, D, D); `weights` (K,), default equal;
+        `labels` (K,): class of each component, default its index."""
         self.means = _double(means)  # (K, D)
-        if self.means.ndim != 2: raise ValueError(f"means must have shape (K, D), got {tuple(self.means.shape)}")
+        if self.means.ndim != 2:
+            raise ValueError(f"means must have shape (K, D), got {tuple(self.means.shape)}")
         self.axes, self.variances = _axes_and_variances(self.means, _double(stds))
         self.weights = _double(weights if weights is not None else [1.0] * len(self.means))
         self.labels = torch.as_tensor(labels if labels is not None else range(len(self.means)))
         _require_world(self)
-        self.weights, self.classes = self.weights / self.weights.sum(), int(self.labels.max()) + 1
+        self.weights = self.weights / self.weights.sum()
+        self.classes = int(self.labels.max()) + 1
 
     def at(self, alpha_bar):
         "The mixture after noising to `alpha_bar`. Eq. `eq-mixture-noised`."
         noised = object.__new__(GaussianMixture)
-        noised.__dict__ = dict(self.__dict__, means=alpha_bar ** 0.5 * self.means, variances=alpha_bar * self.variances + 1 - alpha_bar)
+        noised.__dict__ = self.__dict__ | dict(means=alpha_bar ** 0.5 * self.means,
+                                               variances=alpha_bar * self.variances + 1 - alpha_bar)
         return noised
 
     def log_prob(self, x, y=None):
-        "log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y). Eqs. `eq-mixture`, `eq-guided-posterior`."
+        """log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y).
+
+        Eqs. `eq-mixture`, `eq-guided-posterior`.
+        """
         prior = 0 if y is None else torch.log((self.labels == y[:, None]).double() @ self.weights)
         return (_parts(self, x, y)[0].logsumexp(-1) - prior).to(x.dtype)
 
@@ -85,7 +108,8 @@ class GaussianMixture:
     def class_log_probs(self, x):
         "log p(y | x), (B, classes). Eq. `eq-class-posterior`."
         logs = _parts(self, x)[0]
-        return torch.stack([logs[:, self.labels == y].logsumexp(-1) for y in range(self.classes)], -1).log_softmax(-1).to(x.dtype)
+        per_class = [logs[:, self.labels == y].logsumexp(-1) for y in range(self.classes)]
+        return torch.stack(per_class, -1).log_softmax(-1).to(x.dtype)
 
     def sample(self, n, label=None, generator=None):
         "`n` points (n, D), float64; only of class `label` if given."
@@ -93,14 +117,23 @@ class GaussianMixture:
 
     def denoiser(self, schedule):
         "The exact `model(x_t, t, y=None) -> eps` on `schedule`. Eq. `eq-exact-eps`."
-        def eps(x_t, y): return lambda world, alpha_bar, rows: -(1 - alpha_bar) ** 0.5 * world.score(x_t[rows], None if y is None else y[rows])
-        return lambda x_t, t, y=None: _by_level(self, schedule, t, eps(x_t, y))
+        def model(x_t, t, y=None):
+            def eps(world, alpha_bar, rows):
+                return -(1 - alpha_bar) ** 0.5 * world.score(x_t[rows], None if y is None else y[rows])
+            return _by_level(self, schedule, t, eps)
+        return model
 
     def classifier(self, schedule):
-        "The exact noisy `classifier(x_t, t) -> log-probabilities` (B, classes) on `schedule`. Eq. `eq-class-posterior`."
-        return lambda x_t, t: _by_level(self, schedule, t, lambda world, _, rows: world.class_log_probs(x_t[rows]))
+        """The exact noisy `classifier(x_t, t) -> log-probabilities` (B, classes) on `schedule`.
+
+        Eq. `eq-class-posterior`.
+        """
+        def classify(x_t): return lambda world, _, rows: world.class_log_probs(x_t[rows])
+        return lambda x_t, t: _by_level(self, schedule, t, classify(x_t))
 
 # %% ../nbs/02_exact_world.ipynb #c11
 def four_corners():
-    "The running example: four Gaussians of std 0.22 at (+-1, +-1) scaled by 0.7, opposite corners sharing a class."
-    return GaussianMixture(0.7 * torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]]), [0.22] * 4, labels=[0, 0, 1, 1])
+    """The running example: four Gaussians of std 0.22 at (+-1, +-1) scaled by 0.7, opposite
+    corners sharing a class."""
+    corners = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
+    return GaussianMixture(0.7 * corners, [0.22] * 4, labels=[0, 0, 1, 1])

@@ -8,9 +8,12 @@ import torch
 
 
 def classifier_guidance(classifier, y, scale=1.0):
-    """`guidance(x_t, t)`: the gradient, in x_t, of `scale` * log p(y | x_t). g of Eq. `eq-taylor`, times s.
+    """`guidance(x_t, t)`: the gradient, in x_t, of `scale` * log p(y | x_t).
 
-    `classifier(x_t, t)` gives logits or log-probabilities (B, classes); `y`: wanted classes, long (B,).
+    It is g of Eq. `eq-taylor`, times s.
+
+    `classifier(x_t, t)` gives logits or log-probabilities (B, classes); `y`: wanted classes,
+    long (B,).
     """
     def guidance(x_t, t):
         with torch.enable_grad():
@@ -23,10 +26,16 @@ def classifier_guidance(classifier, y, scale=1.0):
 
 def _require_classes(y, log_probs):
     batch, classes = log_probs.shape
-    if y.shape != (batch,): raise ValueError(f"y must have shape ({batch},), one class an example, got {tuple(y.shape)}")
-    if y.min() < 0 or y.max() >= classes: raise ValueError(f"y must hold class indices in [0, {classes}), got {y.min()} to {y.max()}")
+    if y.shape != (batch,):
+        raise ValueError(f"y must have shape ({batch},), one class an example, got "
+                         f"{tuple(y.shape)}")
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"y must hold class indices in [0, {classes}), got {y.min()} to "
+                         f"{y.max()}")
 
 
 def guided_mean(mean, variance, gradient):
-    "The mean of the guided step, mean + variance * gradient; `variance` is the diagonal of Sigma. Eqs. `eq-mean-shift`, `eq-scaled-shift`; Dhariwal and Nichol 2021, Eq. 10 and Algorithm 1."
+    """The mean of the guided step, mean + variance * gradient; `variance` is the diagonal of
+    Sigma. Eqs. `eq-mean-shift`, `eq-scaled-shift`; Dhariwal and Nichol 2021, Eq. 10 and
+    Algorithm 1."""
     return mean + variance * gradient

@@ -10,15 +10,20 @@ from torch.nn import functional as F
 
 
 def timestep_embedding(t, dim):
-    "Waves of timesteps `t` (B,): (B, dim), cosines first, `dim` even. Eq. `eq-timestep-embedding`."
+    """Waves of timesteps `t` (B,): (B, dim), cosines first, `dim` even.
+
+    Eq. `eq-timestep-embedding`.
+    """
     if dim % 2: raise ValueError(f"dim must be even, got {dim}")
-    frequencies = 10000 ** (-torch.arange(dim // 2, device=t.device, dtype=torch.float32) / (dim // 2))
+    steps = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
+    frequencies = 10000 ** (-steps / (dim // 2))
     angles = t[:, None].float() * frequencies  # (B, dim/2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 # %% ../nbs/06_adagn.ipynb #c10
 class AdaGN(nn.Module):
-    "Adaptive group normalisation of `h` (B, channels, H, W) by an embedding (B, emb_channels). Eq. `eq-adagn`; Dhariwal and Nichol 2021, Section 3.1."
+    """Adaptive group normalisation of `h` (B, channels, H, W) by an embedding (B,
+    emb_channels). Eq. `eq-adagn`; Dhariwal and Nichol 2021, Section 3.1."""
 
     def __init__(self, channels, emb_channels, groups=32):
         super().__init__()
@@ -26,11 +31,12 @@ class AdaGN(nn.Module):
         self.project = nn.Linear(emb_channels, 2 * channels)
 
     def forward(self, h, emb):
-        scale, shift = self.project(F.silu(emb))[:, :, None, None].chunk(2, dim=1)  # each (B, C, 1, 1)
+        y = self.project(F.silu(emb))[:, :, None, None]
+        scale, shift = y.chunk(2, dim=1)  # each (B, C, 1, 1)
         return self.norm(h) * (1 + scale) + shift
 
 # %% ../nbs/06_adagn.ipynb #c16
-def keep(h): return h
+def keep(h): "`h` as it is."; return h
 
 
 def halve(h): "Average of 2 x 2 pixels."; return F.avg_pool2d(h, 2)
@@ -46,9 +52,13 @@ def zeroed(module):
 
 # %% ../nbs/06_adagn.ipynb #c18
 class ResBlock(nn.Module):
-    "ADM's residual block, (B, channels, H, W) -> (B, out_channels, H', W'). `resample` is `keep`, `halve` or `double`."
+    """ADM's residual block, (B, channels, H, W) -> (B, out_channels, H', W').
 
-    def __init__(self, channels, emb_channels, out_channels=None, resample=keep, dropout=0.0, groups=32):
+    `resample` is `keep`, `halve` or `double`.
+    """
+
+    def __init__(self, channels, emb_channels, out_channels=None, resample=keep,
+                 dropout=0.0, groups=32):
         super().__init__()
         out_channels = out_channels or channels
         self.resample = resample
@@ -57,7 +67,8 @@ class ResBlock(nn.Module):
         self.adagn = AdaGN(out_channels, emb_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.last = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
+        same = out_channels == channels
+        self.skip = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x, emb):
         h = self.conv(self.resample(F.silu(self.norm(x))))
@@ -66,11 +77,14 @@ class ResBlock(nn.Module):
 
 # %% ../nbs/06_adagn.ipynb #c22
 class AttentionBlock(nn.Module):
-    "Self-attention between all pixels of (B, channels, H, W), with `head_channels` a head, added to its input. Eq. `eq-attention`."
+    """Self-attention between all pixels of (B, channels, H, W), with `head_channels` a head,
+    added to its input. Eq. `eq-attention`."""
 
     def __init__(self, channels, head_channels=64, groups=32):
         super().__init__()
-        if channels % head_channels: raise ValueError(f"channels must be a multiple of head_channels = {head_channels}, got {channels}")
+        if channels % head_channels:
+            raise ValueError(f"channels must be a multiple of head_channels = {head_channels}, "
+                             f"got {channels}")
         self.heads = channels // head_channels
         self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -82,6 +96,8 @@ class AttentionBlock(nn.Module):
 
 
 def attend(qkv, heads):
-    "Attention over tokens: `qkv` (B, 3C, N), queries first, then keys, then values, heads side by side in each: (B, C, N). Eq. `eq-attention`."
-    q, k, v = (part.unflatten(1, (heads, -1)).mT for part in qkv.chunk(3, dim=1))  # each (B, heads, N, C/heads)
+    """Attention over tokens: `qkv` (B, 3C, N), queries first, then keys, then values, heads
+    side by side in each: (B, C, N). Eq. `eq-attention`."""
+    # q, k, v: each (B, heads, N, C/heads)
+    q, k, v = (part.unflatten(1, (heads, -1)).mT for part in qkv.chunk(3, dim=1))
     return F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)

@@ -8,17 +8,24 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .diffusion import eps_from_x0, large_variance, learned_variance, posterior_mean, small_variance, x0_from_eps
+from .diffusion import (eps_from_x0, large_variance, learned_variance,
+                                            posterior_mean, small_variance, x0_from_eps)
 from .guidance import guided_mean
 
 
 def score_from_eps(eps, alpha_bar):
-    "The score that a noise prediction stands for. Eq. `eq-score-eps`; Dhariwal and Nichol 2021, Eq. 11."
+    """The score that a noise prediction stands for.
+
+    Eq. `eq-score-eps`; Dhariwal and Nichol 2021, Eq. 11.
+    """
     return -eps / (1 - alpha_bar) ** 0.5
 
 
 def guided_eps(eps, alpha_bar, gradient):
-    "The guided noise prediction, eps - sqrt(1 - alpha_bar) * gradient. Eq. `eq-eps-hat`; Dhariwal and Nichol 2021, Eq. 14 and Algorithm 2."
+    """The guided noise prediction, eps - sqrt(1 - alpha_bar) * gradient.
+
+    Eq. `eq-eps-hat`; Dhariwal and Nichol 2021, Eq. 14 and Algorithm 2.
+    """
     return eps - (1 - alpha_bar) ** 0.5 * gradient
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c08
@@ -30,9 +37,11 @@ def _noise(shape, like, generator):
 def _start(model, shape, x_T, generator):
     "x_T as given, or drawn in the default dtype on the model's device."
     if x_T is None:
-        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-        return _noise(shape, torch.empty(0, device=None if parameter is None else parameter.device), generator)
-    if tuple(x_T.shape) != tuple(shape): raise ValueError(f"x_T must have the shape {tuple(shape)} asked for, got {tuple(x_T.shape)}")
+        device = next(model.parameters()).device if isinstance(model, nn.Module) else None
+        return _noise(shape, torch.empty(0, device=device), generator)
+    if tuple(x_T.shape) != tuple(shape):
+        raise ValueError(f"x_T must have the shape {tuple(shape)} asked for, got "
+                         f"{tuple(x_T.shape)}")
     return x_T
 
 
@@ -46,15 +55,22 @@ def _walk(step, schedule, x, progress, trajectory):
     return (x, path) if trajectory else x
 
 
-def _timestep(schedule, i, x): return torch.full((len(x),), schedule.timesteps[i].item(), device=x.device)
+def _alpha_bars(schedule, i):
+    return schedule.alpha_bars[i].item(), schedule.alpha_bars_prev[i].item()
+
+
+def _timestep(schedule, i, x):
+    return torch.full((len(x),), schedule.timesteps[i].item(), device=x.device)
 
 
 def _predict(model, schedule, x, i, y, clip):
-    "The model's estimate of x_0, clipped if asked for, and what else it says (v, or an empty tensor)."
+    """The model's estimate of x_0, clipped if asked for, and what else it says (v, or an empty
+    tensor)."""
     output = model(x, _timestep(schedule, i, x), y)
     channels = x.shape[1]
     if output.shape[1] not in (channels, 2 * channels):
-        raise ValueError(f"model must give {channels} or {2 * channels} channels for this input, got {output.shape[1]}")
+        raise ValueError(f"model must give {channels} or {2 * channels} channels for this "
+                         f"input, got {output.shape[1]}")
     x_0 = x0_from_eps(x, output[:, :channels], schedule.alpha_bars[i].item())
     return x_0.clamp(-1, 1) if clip else x_0, output[:, channels:]
 
@@ -66,26 +82,39 @@ def _variance(kind, v, schedule, i, x):
     "The step's variance: a number, or (B, C, ...) where it is learned."
     if kind == "auto": kind = "learned" if v.shape[1] else "small"
     if kind in VARIANCES: return VARIANCES[kind](schedule)[i].item()
-    if kind != "learned": raise ValueError(f'variance must be "auto", "learned", "small" or "large", got {kind!r}')
-    if not v.shape[1]: raise ValueError('variance can be "learned" only where the model gives twice the channels of its input, and this one does not')
+    if kind != "learned":
+        raise ValueError('variance must be "auto", "learned", "small" or "large", got '
+                         f'{kind!r}')
+    if not v.shape[1]:
+        raise ValueError('variance can be "learned" only where the model gives twice the '
+                         'channels of its input, and this one does not')
     return learned_variance(v, schedule, torch.full((len(x),), i))
 
 
-def ddpm_sample(model, schedule, shape, y=None, guidance=None, gradient_at="x_t", variance="auto", x_T=None, clip=True, generator=None, progress=False, trajectory=False):
-    """Draw `shape` = (B, C, ...) by DDPM, guided if `guidance(x_t, t)` is given. Dhariwal and Nichol 2021, Algorithm 1.
+def ddpm_sample(model, schedule, shape, y=None, guidance=None, gradient_at="x_t", variance="auto",
+                x_T=None, clip=True, generator=None, progress=False, trajectory=False):
+    """Draw `shape` = (B, C, ...) by DDPM, guided if `guidance(x_t, t)` is given.
 
-    `model(x_t, t, y)` gives eps, or eps and v stacked. `gradient_at`: "x_t" (the algorithm box and the released code) or "mean" (the derivation, Eq. `eq-mean-shift`).
-    `variance`: "small", "large", "learned", or "auto" for learned where the model gives it and small elsewhere. `clip`: estimates of x_0 to [-1, 1].
+    Dhariwal and Nichol 2021, Algorithm 1.
+
+    `model(x_t, t, y)` gives eps, or eps and v stacked. `gradient_at`: "x_t" (the algorithm box
+    and the released code) or "mean" (the derivation, Eq. `eq-mean-shift`).
+    `variance`: "small", "large", "learned", or "auto" for learned where the model gives it and
+    small elsewhere. `clip`: estimates of x_0 to [-1, 1].
     Gives x_0, with `trajectory=True` also the list of all x_t, noisiest first.
     """
-    if gradient_at not in ("x_t", "mean"): raise ValueError(f'gradient_at must be "x_t" or "mean", got {gradient_at!r}')
+    if gradient_at not in ("x_t", "mean"):
+        raise ValueError(f'gradient_at must be "x_t" or "mean", got {gradient_at!r}')
 
     def step(x, i):
+        alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
         x_0, v = _predict(model, schedule, x, i, y, clip)
-        mean = posterior_mean(x_0, x, schedule.alpha_bars[i].item(), schedule.alpha_bars_prev[i].item())
+        mean = posterior_mean(x_0, x, alpha_bar, alpha_bar_prev)
         spread = _variance(variance, v, schedule, i, x)
-        if guidance and gradient_at == "x_t": mean = guided_mean(mean, spread, guidance(x, _timestep(schedule, i, x)))
-        if guidance and gradient_at == "mean" and i > 0: mean = guided_mean(mean, spread, guidance(mean, _timestep(schedule, i - 1, x)))
+        if guidance and gradient_at == "x_t":
+            mean = guided_mean(mean, spread, guidance(x, _timestep(schedule, i, x)))
+        if guidance and gradient_at == "mean" and i > 0:
+            mean = guided_mean(mean, spread, guidance(mean, _timestep(schedule, i - 1, x)))
         noise = _noise(x.shape, x, generator)
         return mean + spread ** 0.5 * noise if i > 0 else mean
 
@@ -93,26 +122,35 @@ def ddpm_sample(model, schedule, shape, y=None, guidance=None, gradient_at="x_t"
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c12
 def ddim_sigma(alpha_bar, alpha_bar_prev, eta):
-    "Standard deviation of a DDIM step's fresh noise. Eq. `eq-ddim-sigma`; Song et al. 2021, Eq. 16."
-    return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar)) ** 0.5 * (1 - alpha_bar / alpha_bar_prev) ** 0.5
+    """Standard deviation of a DDIM step's fresh noise.
+
+    Eq. `eq-ddim-sigma`; Song et al. 2021, Eq. 16.
+    """
+    beta = 1 - alpha_bar / alpha_bar_prev
+    return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar)) ** 0.5 * beta ** 0.5
 
 
-def ddim_sample(model, schedule, shape, y=None, guidance=None, eta=0.0, x_T=None, clip=True, generator=None, progress=False, trajectory=False):
-    """Draw `shape` = (B, C, ...) by DDIM, guided if `guidance(x_t, t)` is given. Eq. `eq-ddim-step`; Dhariwal and Nichol 2021, Algorithm 2.
+def ddim_sample(model, schedule, shape, y=None, guidance=None, eta=0.0,
+                x_T=None, clip=True, generator=None, progress=False, trajectory=False):
+    """Draw `shape` = (B, C, ...) by DDIM, guided if `guidance(x_t, t)` is given.
 
-    `eta`: 0 deterministic, 1 as noisy as DDPM with the small variance. The other arguments and the result are as in `ddpm_sample`.
+    Eq. `eq-ddim-step`; Dhariwal and Nichol 2021, Algorithm 2.
+
+    `eta`: 0 deterministic, 1 as noisy as DDPM with the small variance. The other arguments and
+    the result are as in `ddpm_sample`.
     """
     if not 0 <= eta <= 1: raise ValueError(f"eta must be between 0 and 1, got {eta}")
 
     def step(x, i):
-        alpha_bar, alpha_bar_prev = schedule.alpha_bars[i].item(), schedule.alpha_bars_prev[i].item()
+        alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
         x_0, _ = _predict(model, schedule, x, i, y, clip)
         eps = eps_from_x0(x, x_0, alpha_bar)
         if guidance:
             gradient = guidance(x, _timestep(schedule, i, x))
             eps = guided_eps(eps, alpha_bar, gradient)
-            x_0 = x_0 + (1 - alpha_bar) / alpha_bar ** 0.5 * gradient  # the same change seen in x_0, by eq-eps-to-x0
+            x_0 = x_0 + (1 - alpha_bar) / alpha_bar ** 0.5 * gradient  # the same, seen in x_0
         sigma, noise = ddim_sigma(alpha_bar, alpha_bar_prev, eta), _noise(x.shape, x, generator)
-        return alpha_bar_prev ** 0.5 * x_0 + (1 - alpha_bar_prev - sigma ** 2) ** 0.5 * eps + sigma * noise
+        reused = (1 - alpha_bar_prev - sigma ** 2) ** 0.5 * eps
+        return alpha_bar_prev ** 0.5 * x_0 + reused + sigma * noise
 
     return _walk(step, schedule, _start(model, shape, x_T, generator), progress, trajectory)

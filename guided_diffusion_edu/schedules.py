@@ -10,46 +10,71 @@ import torch
 
 
 class Schedule:
-    "The numbers of a forward process, all float64 of shape (T,): `betas`, `alphas`, `alpha_bars` and `alpha_bars_prev` (one step earlier, 1 at the start)."
+    """The numbers of a forward process, all float64 of shape (T,): `betas`, `alphas`,
+    `alpha_bars` and `alpha_bars_prev` (one step earlier, 1 at the start)."""
 
     def __init__(self, betas, timesteps=None):
-        "`betas` (T,), each in (0, 1). `timesteps` (T,): index of each step in the schedule that the model was trained on; default 0 ... T-1."
+        """`betas` (T,), each in (0, 1).
+
+        `timesteps` (T,): index of each step in the schedule that the model was trained on;
+        default 0 ... T-1.
+        """
         self.betas = torch.as_tensor(betas, dtype=torch.float64)
         if self.betas.ndim != 1 or len(self.betas) == 0:
-            raise ValueError(f"betas must have shape (T,) with T > 0, got {tuple(self.betas.shape)}")
+            raise ValueError("betas must have shape (T,) with T > 0, got "
+                             f"{tuple(self.betas.shape)}")
         if not ((self.betas > 0) & (self.betas < 1)).all():
-            raise ValueError(f"betas must lie strictly between 0 and 1, got {self.betas.min():.3g} to {self.betas.max():.3g}")
+            raise ValueError("betas must lie strictly between 0 and 1, got "
+                             f"{self.betas.min():.3g} to {self.betas.max():.3g}")
         self.alphas = 1 - self.betas
         self.alpha_bars = self.alphas.cumprod(0)  # eq-alpha-bar
-        self.alpha_bars_prev = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
-        self.timesteps = torch.arange(len(self.betas)) if timesteps is None else torch.as_tensor(timesteps)
+        self.alpha_bars_prev = torch.cat([torch.ones(1).double(), self.alpha_bars[:-1]])
+        timesteps = range(len(self.betas)) if timesteps is None else timesteps
+        self.timesteps = torch.as_tensor(timesteps)  # (T,), long
 
     def __len__(self): return len(self.betas)
 
-    def __repr__(self): return f"Schedule({len(self)} steps, alpha_bar {self.alpha_bars[0]:.4g} to {self.alpha_bars[-1]:.3g})"
+    def __repr__(self):
+        first, last = self.alpha_bars[[0, -1]].tolist()
+        return f"Schedule({len(self)} steps, alpha_bar {first:.4g} to {last:.3g})"
 
     def add_noise(self, x_0, t, eps):
-        "x_t from `x_0` and noise `eps` (both (B, ...)) at steps `t` (long, (B,)). Eq. `eq-forward-marginal`; Ho et al. 2020, Eq. 4."
+        """x_t from `x_0` and noise `eps` (both (B, ...)) at steps `t` (long, (B,)).
+
+        Eq. `eq-forward-marginal`; Ho et al. 2020, Eq. 4.
+        """
         alpha_bar = per_example(self.alpha_bars, t, x_0)  # (B, 1, ..., 1)
         return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
 
 # %% ../nbs/01_forward_process.ipynb #c07
 def per_example(values, t, x):
-    "`values[t]` for each example, shaped (B, 1, ..., 1) to multiply `x` (B, ...), in `x`'s dtype and on its device. `t`: long (B,)."
-    if t.shape != (len(x),): raise ValueError(f"t must have shape ({len(x)},), one step an example, got {tuple(t.shape)}")
+    """`values[t]` for each example, shaped (B, 1, ..., 1) to multiply `x` (B, ...), in `x`'s
+    dtype and on its device. `t`: long (B,)."""
+    if t.shape != (len(x),):
+        raise ValueError(f"t must have shape ({len(x)},), one step an example, got "
+                         f"{tuple(t.shape)}")
     t = t.cpu()
-    if t.min() < 0 or t.max() >= len(values): raise ValueError(f"t must hold steps in [0, {len(values)}), got {t.min()} to {t.max()}")
+    if t.min() < 0 or t.max() >= len(values):
+        raise ValueError(f"t must hold steps in [0, {len(values)}), got {t.min()} to {t.max()}")
     return values[t].to(device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 # %% ../nbs/01_forward_process.ipynb #c11
 def linear_schedule(T=1000):
-    "The linear schedule with `T` > 20 steps. Eq. `eq-linear-schedule`; Ho et al. 2020, scaled with T as the released ADM code does."
-    if T <= 20: raise ValueError(f"T must be more than 20 for the linear schedule (its last beta is 20 / T), got {T}")
+    """The linear schedule with `T` > 20 steps.
+
+    Eq. `eq-linear-schedule`; Ho et al. 2020, scaled with T as the released ADM code does.
+    """
+    if T <= 20:
+        raise ValueError("T must be more than 20 for the linear schedule (its last beta is 20 "
+                         f"/ T), got {T}")
     return Schedule(torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T)
 
 
 def cosine_schedule(T=1000):
-    "The cosine schedule with `T` > 0 steps. Eq. `eq-cosine-schedule`; Nichol and Dhariwal 2021, Eq. 17."
+    """The cosine schedule with `T` > 0 steps.
+
+    Eq. `eq-cosine-schedule`; Nichol and Dhariwal 2021, Eq. 17.
+    """
     if T < 1: raise ValueError(f"T must be at least 1, got {T}")
     u = torch.arange(T + 1, dtype=torch.float64) / T
     alpha_bar = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
@@ -63,40 +88,53 @@ def log_snr(schedule):
 # %% ../nbs/01_forward_process.ipynb #c21
 def _evenly(start, size, count):
     "`count` steps spread evenly over `start ... start + size - 1`, both ends included."
-    if not 1 <= count <= size: raise ValueError(f"steps must be between 1 and {size} in a section of {size} steps, got {count}")
+    if not 1 <= count <= size:
+        raise ValueError(f"steps must be between 1 and {size} in a section of {size} steps, got "
+                         f"{count}")
     stride = (size - 1) / max(count - 1, 1)
     return [start + round(stride * i) for i in range(count)]
 
 
 def _sections(T, counts):
-    "The kept steps when `T` steps are cut into `len(counts)` sections, as equal as can be, the longer ones first."
+    """The kept steps when `T` steps are cut into `len(counts)` sections, as equal as can be,
+    the longer ones first."""
     size, longer = divmod(T, len(counts))
     starts = [size * i + min(i, longer) for i in range(len(counts))]
-    return [t for i, count in enumerate(counts) for t in _evenly(starts[i], size + (i < longer), count)]
+    sizes = [size + (i < longer) for i in range(len(counts))]
+    return [t for section in zip(starts, sizes, counts) for t in _evenly(*section)]
 
 
 def _stride(T, count):
-    "The kept steps of DDIM's rule: every k-th from 0, for a whole k that gives `count` of them."
+    """The kept steps of DDIM's rule: every k-th from 0, for a whole k that gives `count` of
+    them."""
     for stride in range(1, T + 1):
         if len(range(0, T, stride)) == count: return list(range(0, T, stride))
-    raise ValueError(f"steps must be reachable by a whole stride for 'ddim{count}': no stride gives {count} of {T} steps")
+    raise ValueError(f"steps must be reachable by a whole stride for 'ddim{count}': no stride "
+                     f"gives {count} of {T} steps")
 
 # %% ../nbs/01_forward_process.ipynb #c23
 def _counts(steps):
     'Counts as a list, from 25, "10,15,20" or [10, 15, 20].'
-    try: return [int(n) for n in (steps.split(",") if isinstance(steps, str) else [steps] if isinstance(steps, int) else steps)]
-    except (TypeError, ValueError): raise ValueError(f'steps must be a count, "ddimN" or counts such as "10,15,20", got {steps!r}') from None
+    try:
+        if isinstance(steps, str): steps = steps.split(",")
+        return [int(n) for n in ([steps] if isinstance(steps, int) else steps)]
+    except (TypeError, ValueError):
+        raise ValueError('steps must be a count, "ddimN" or counts such as "10,15,20", got '
+                         f'{steps!r}') from None
 
 
 def respace(schedule, steps):
     """A shorter `Schedule` that passes through the same noise levels. Eq. `eq-respaced-betas`.
 
-    `steps`: a count (25), DDIM's whole-number stride ("ddim25"), or counts for equal sections ("10,15,20" or [10, 15, 20]).
-    Raises ValueError where the count does not fit. The rules are those of the released ADM code, which crashes on a single step.
+    `steps`: a count (25), DDIM's whole-number stride ("ddim25"), or counts for equal sections
+    ("10,15,20" or [10, 15, 20]).
+    Raises ValueError where the count does not fit. The rules are those of the released ADM code,
+    which crashes on a single step.
     """
     ddim = re.fullmatch(r"ddim(\d+)", steps) if isinstance(steps, str) else None
-    kept = _stride(len(schedule), int(ddim[1])) if ddim else _sections(len(schedule), _counts(steps))
+    T = len(schedule)
+    kept = _stride(T, int(ddim[1])) if ddim else _sections(T, _counts(steps))
     if len(kept) < 2: raise ValueError(f"steps must give at least 2 steps, got {steps!r}")
     alpha_bars = schedule.alpha_bars[kept]
-    before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
+    before = torch.cat([torch.ones(1).double(), alpha_bars[:-1]])
     return Schedule(1 - alpha_bars / before, schedule.timesteps[kept])

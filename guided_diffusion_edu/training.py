@@ -5,7 +5,7 @@ __all__ = ['moving_average', 'Recipe', 'learning_rate', 'draw_batch', 'write_who
            'read_tensors', 'fit', 'train_diffusion', 'train_classifier']
 
 # %% ../nbs/10_training.ipynb #c04
-import json, os, time
+import json, math, os, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,11 +45,12 @@ class Recipe:
 def learning_rate(recipe, step):
     "Step length at `step`: linear warm-up, then half a cosine down to 0."
     warm = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.lr * warm * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / recipe.steps)).item())
+    return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
 # %% ../nbs/10_training.ipynb #c14
 def draw_batch(data, schedule, recipe, step):
-    "The batch of `step`: `(x_0, y, t, eps)`, a function of the recipe's seed and the step alone."
+    """The batch of `step`: `(x_0, y, t, eps)`, a function of the recipe's seed and the step
+    alone."""
     g = torch.Generator().manual_seed((recipe.seed << 32) + step)
     chosen = torch.randint(len(data.labels), (recipe.batch,), generator=g)
     x_0 = from_pixels(data.pixels[chosen])
@@ -58,7 +59,8 @@ def draw_batch(data, schedule, recipe, step):
 
 # %% ../nbs/10_training.ipynb #c18
 def write_whole(path, write):
-    "Let `write(path)` fill a file beside `path`, then move it there: `path` is whole at any moment."
+    """Let `write(path)` fill a file beside `path`, then move it there: `path` is whole at any
+    moment."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -68,7 +70,9 @@ def write_whole(path, write):
     finally: temporary.unlink(missing_ok=True)
 
 
-def write_text(path, text): write_whole(path, lambda p: p.write_text(text))
+def write_text(path, text):
+    "`text` at `path`, whole or not at all."
+    write_whole(path, lambda p: p.write_text(text))
 
 
 def write_tensors(path, tensors, about):
@@ -80,21 +84,26 @@ def write_tensors(path, tensors, about):
 def read_tensors(path):
     "The tensors and the `about` of a file by `write_tensors`."
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get("about", "null"))
+        about = (file.metadata() or {}).get("about", "null")
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about)
 
 # %% ../nbs/10_training.ipynb #c22
 def _pack(model, average, optimizer):
-    state = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"average.{k}": v for k, v in average.state_dict().items()}
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    state |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for i, memory in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": v for k, v in memory.items()}
     return state
 
 
 def _unpack(state, model, average, optimizer):
-    part = lambda name: {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
-    model.load_state_dict(part("model")); average.load_state_dict(part("average"))
+    def part(name):
+        return {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
     memory = {}
-    for name, value in part("optimizer").items():
+    for name, value in part("optimizer.").items():
         i, key = name.split(".", 1)
         memory.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict(dict(optimizer.state_dict(), state=memory))
@@ -104,22 +113,29 @@ def _device(): return torch.device("cuda" if torch.cuda.is_available() else "cpu
 
 
 def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True):
-    """Train `model` in place by `loss(model, schedule, x_0, y, t, eps) -> (B,)`; gives `(average, losses)`.
+    """Train `model` in place; gives `(average, losses)`.
 
-    Resumes from the file `checkpoint` if it is there. Raises ValueError if that was written by a run that is not the same (`about`).
+    `loss(model, schedule, x_0, y, t, eps)` gives one number for each example, (B,).
+    Resumes from the file `checkpoint` if it is there. Raises ValueError if that was written by
+    a run that is not the same (`about`).
     """
     model.to(_device()).train()
     average = moving_average(model, recipe.ema_decay)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     start, losses = 0, []
     if checkpoint.exists():
         state, found = read_tensors(checkpoint)
-        if found["about"] != about: raise ValueError(f"out must be a new folder or one of the same run; {checkpoint} was written by another: {found['about']}")
+        if found["about"] != about:
+            raise ValueError(f"out must be a new folder or one of the same run; {checkpoint} "
+                             f"was written by another: {found['about']}")
         _unpack(state, model, average, optimizer)
         start, losses = found["step"], found["losses"]
-    for step in (bar := trange(start, recipe.steps, initial=start, total=recipe.steps, disable=None if progress else True)):
+    bar = trange(start, recipe.steps, initial=start, total=recipe.steps,
+                 disable=None if progress else True)  # None: shown on a terminal only
+    for step in bar:
         for group in optimizer.param_groups: group["lr"] = learning_rate(recipe, step)
-        x_0, y, t, eps = (part.to(_device()) for part in draw_batch(data, schedule, recipe, step))
+        batch = draw_batch(data, schedule, recipe, step)
+        x_0, y, t, eps = (part.to(_device()) for part in batch)
         batch_loss = loss(model, schedule, x_0, y, t, eps).mean()
         optimizer.zero_grad()
         batch_loss.backward()
@@ -128,32 +144,42 @@ def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True):
         average.update_parameters(model)
         losses.append(batch_loss.item()); bar.set_postfix(loss=f"{losses[-1]:.3f}")
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            write_tensors(checkpoint, _pack(model, average, optimizer), dict(about=about, step=step + 1, losses=losses))
+            where = dict(about=about, step=step + 1, losses=losses)
+            write_tensors(checkpoint, _pack(model, average, optimizer), where)
     return average.module, losses
 
 # %% ../nbs/10_training.ipynb #c26
 def _train(kind, network, config, loss, data, recipe, out, note, progress):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    about = dict(config=asdict(config), recipe=asdict(recipe), note=note, classes=list(data.names))
+    about = dict(config=asdict(config), recipe=asdict(recipe), note=note, classes=data.names)
     about = json.loads(json.dumps(about))  # tuples become lists, as they will when read back
     torch.manual_seed(recipe.seed)
     schedule, began = linear_schedule(), time.time()
-    average, losses = fit(network(config), loss, data, schedule, recipe, out / f"{kind}.checkpoint", about, progress)
+    average, losses = fit(network(config), loss, data, schedule, recipe,
+                          out / f"{kind}.checkpoint", about, progress)
     write_tensors(out / f"{kind}.safetensors", average.state_dict(), dict(config=about["config"]))
-    smooth = [sum(losses[i:i + 50]) / len(losses[i:i + 50]) for i in range(0, len(losses), 50)]
-    record = about | dict(schedule=dict(name="linear", T=len(schedule)), parameters=sum(p.numel() for p in average.parameters()), seconds_since_last_start=round(time.time() - began),
-                          device=str(_device()), torch=torch.__version__, date=time.strftime("%Y-%m-%d"), loss_every_50_steps=[round(v, 4) for v in smooth])
+    fifties = [losses[i:i + 50] for i in range(0, len(losses), 50)]
+    record = about | dict(
+        schedule=dict(name="linear", T=len(schedule)),
+        parameters=sum(p.numel() for p in average.parameters()),
+        seconds_since_last_start=round(time.time() - began),
+        device=str(_device()), torch=torch.__version__, date=time.strftime("%Y-%m-%d"),
+        loss_every_50_steps=[round(sum(part) / len(part), 4) for part in fifties])
     write_text(out / f"{kind}.json", json.dumps(record, indent=1) + "\n")
     return average.eval()
 
 
 def train_diffusion(config, data, out, recipe=Recipe(), note="", progress=True):
-    "Train `UNet(config)` on `data` by the simple loss; leaves `diffusion.safetensors` (averaged weights) and `diffusion.json` in `out`; resumes from there. Gives the model."
-    def loss(model, schedule, x_0, y, t, eps): return simple_loss(model, schedule, x_0, t, eps, y if config.classes else None)
+    """Train `UNet(config)` on `data` by the simple loss; leaves `diffusion.safetensors`
+    (averaged weights) and `diffusion.json` in `out`; resumes from there. Gives the model."""
+    def loss(model, schedule, x_0, y, t, eps):
+        return simple_loss(model, schedule, x_0, t, eps, y if config.classes else None)
     return _train("diffusion", UNet, config, loss, data, recipe, out, note, progress)
 
 
 def train_classifier(config, data, out, recipe=Recipe(), note="", progress=True):
-    "Train `Classifier(config)` on `data` noised to random levels; leaves `classifier.safetensors` and `classifier.json` in `out`; resumes from there. Gives the classifier."
+    """Train `Classifier(config)` on `data` noised to random levels; leaves
+    `classifier.safetensors` and `classifier.json` in `out`; resumes from there. Gives the
+    classifier."""
     return _train("classifier", Classifier, config, classifier_loss, data, recipe, out, note, progress)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import AttentionBlock, ResBlock, double, halve, keep, timestep_embedding, zeroed
+from .layers import (AttentionBlock, ResBlock, double, halve, keep,
+                                         timestep_embedding, zeroed)
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,16 @@ class UNetConfig:
 
 # %% ../nbs/07_unet.ipynb #c06
 class Stage(nn.Module):
-    "A residual block from `channels` to `out_channels`, then attention if `size` is one of the config's attention resolutions."
+    """A residual block from `channels` to `out_channels`, then attention if `size` is one of
+    the config's attention resolutions."""
 
     def __init__(self, config, channels, out_channels, size, resample=keep, attention=True):
         super().__init__()
-        self.residual = ResBlock(channels, 4 * config.channels, out_channels, resample, config.dropout, config.groups)
-        attends = attention and size in config.attention_resolutions
-        self.attention = AttentionBlock(out_channels, config.head_channels, config.groups) if attends else nn.Identity()
+        self.residual = ResBlock(channels, 4 * config.channels, out_channels, resample,
+                                 config.dropout, config.groups)
+        self.attention = nn.Identity()
+        if attention and size in config.attention_resolutions:
+            self.attention = AttentionBlock(out_channels, config.head_channels, config.groups)
 
     def forward(self, h, emb): return self.attention(self.residual(h, emb))
 
@@ -47,7 +51,9 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.channels, self.first, self.second = channels, nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, 4 * channels)
+        self.channels = channels
+        self.first = nn.Linear(channels, 4 * channels)
+        self.second = nn.Linear(4 * channels, 4 * channels)
 
     def forward(self, t):
         waves = timestep_embedding(t, self.channels).to(self.first.weight.dtype)
@@ -55,7 +61,10 @@ class TimeEmbedding(nn.Module):
 
 # %% ../nbs/07_unet.ipynb #c08
 class Encoder(nn.Module):
-    "The way down and the bottom of the U. Gives the bottom's features and the list of every stage's output, from fine to coarse."
+    """The way down and the bottom of the U.
+
+    Gives the bottom's features and the list of every stage's output, from fine to coarse.
+    """
 
     def __init__(self, config, in_channels):
         super().__init__()
@@ -64,7 +73,9 @@ class Encoder(nn.Module):
         self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.down, self.skip_channels = nn.ModuleList(), [channels]
 
-        def add(stage, out_channels): self.down.append(stage); self.skip_channels.append(out_channels)
+        def add(stage, out_channels):
+            self.down.append(stage)
+            self.skip_channels.append(out_channels)
 
         for level, width in enumerate(widths):
             if level > 0:
@@ -73,9 +84,11 @@ class Encoder(nn.Module):
             for _ in range(config.res_blocks):
                 add(Stage(config, channels, width, size), width)
                 channels = width
-        self.middle = nn.ModuleList([ResBlock(channels, 4 * config.channels, dropout=config.dropout, groups=config.groups),
-                                     AttentionBlock(channels, config.head_channels, config.groups),
-                                     ResBlock(channels, 4 * config.channels, dropout=config.dropout, groups=config.groups)])
+        def block():
+            return ResBlock(channels, 4 * config.channels, dropout=config.dropout, groups=config.groups)
+
+        attention = AttentionBlock(channels, config.head_channels, config.groups)
+        self.middle = nn.ModuleList([block(), attention, block()])
         self.channels, self.size = channels, size  # at the bottom
 
     def forward(self, x, emb):
@@ -86,7 +99,8 @@ class Encoder(nn.Module):
 
 # %% ../nbs/07_unet.ipynb #c10
 class UNet(nn.Module):
-    "ADM's UNet: `model(x_t, t, y=None, low_res=None)` -> eps, and v behind it if the variance is learned, (B, C or 2C, H, W)."
+    """ADM's UNet: `model(x_t, t, y=None, low_res=None)` -> eps, and v behind it if the variance
+    is learned, (B, C or 2C, H, W)."""
 
     def __init__(self, config):
         super().__init__()
@@ -95,7 +109,8 @@ class UNet(nn.Module):
         if config.classes: self.label = nn.Embedding(config.classes, 4 * config.channels)
         self.encoder = Encoder(config, config.in_channels * (2 if config.low_res else 1))
         self.up = nn.ModuleList()
-        channels, size, skips = self.encoder.channels, self.encoder.size, list(self.encoder.skip_channels)
+        channels, size = self.encoder.channels, self.encoder.size
+        skips = list(self.encoder.skip_channels)
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for _ in range(config.res_blocks + 1):
                 self.up.append(Stage(config, channels + skips.pop(), mult * config.channels, size))
@@ -104,18 +119,24 @@ class UNet(nn.Module):
                 size *= 2
                 self.up.append(Stage(config, channels, channels, size, double, attention=False))
         self.norm = nn.GroupNorm(config.groups, channels)
-        self.last = zeroed(nn.Conv2d(channels, config.in_channels * (2 if config.learned_variance else 1), 3, padding=1))
+        out_channels = config.in_channels * (2 if config.learned_variance else 1)
+        self.last = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
     def embed(self, t, y, batch):
         "The embedding of time and class, (B, 4 * channels)."
-        if t.shape != (batch,): raise ValueError(f"t must have shape ({batch},), one step an example, got {tuple(t.shape)}")
+        if t.shape != (batch,):
+            raise ValueError(f"t must have shape ({batch},), one step an example, got "
+                             f"{tuple(t.shape)}")
         if (y is None) == bool(self.config.classes):
-            raise ValueError(f"y must {'hold a class for each example' if y is None else 'be None: this model has no classes'}, got {y if y is None else tuple(y.shape)}")
+            raise ValueError("y must "
+                             f"{'hold a class for each example' if y is None else 'be None: this model has no classes'}, got {y if y is None else tuple(y.shape)}")
         return self.time(t) if y is None else self.time(t) + self.label(y)
 
     def forward(self, x_t, t, y=None, low_res=None):
         emb = self.embed(t, y, len(x_t))
-        if self.config.low_res: x_t = torch.cat([x_t, F.interpolate(low_res, x_t.shape[-2:], mode="bilinear")], dim=1)
+        if self.config.low_res:
+            enlarged = F.interpolate(low_res, x_t.shape[-2:], mode="bilinear")
+            x_t = torch.cat([x_t, enlarged], dim=1)
         h, skips = self.encoder(x_t, emb)
         for stage in self.up:
             if stage.residual.resample is keep: h = torch.cat([h, skips.pop()], dim=1)

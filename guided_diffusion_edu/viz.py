@@ -6,45 +6,56 @@ __all__ = ['COLOR', 'STYLE', 'panels', 'to_pixels', 'image_grid', 'show_grid']
 # %% ../nbs/00_plotting.ipynb #c04
 import torch
 
-COLOR = dict(mean="#0072B2", variance="#009E73", gradient="#D55E00", scale="#CC79A7", noise="#8C8C8C",
-             first="#56B4E9", second="#E69F00")  # the last two: the two classes of the running example
+COLOR = dict(mean="#0072B2", variance="#009E73", gradient="#D55E00", scale="#CC79A7",
+             noise="#8C8C8C", first="#56B4E9", second="#E69F00")  # the last two: classes
 
 # %% ../nbs/00_plotting.ipynb #c06
-STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "axes.spines.top": False,
-         "axes.spines.right": False, "legend.frameon": False, "font.size": 9, "figure.constrained_layout.use": True, "svg.hashsalt": "gde"}
+STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+         "font.size": 9, "figure.constrained_layout.use": True, "svg.hashsalt": "gde"}
 
 
 def panels(columns=1, width=3.4, height=2.7, **options):
-    "A figure with a row of `columns` axes, each `width` x `height` inches, in the book's style. Gives `(figure, array of axes)`."
+    """A figure with a row of `columns` axes, each `width` x `height` inches, in the book's
+    style. Gives `(figure, array of axes)`."""
     import matplotlib.pyplot as plt
     from matplotlib_inline.backend_inline import set_matplotlib_formats
     if plt.get_backend().endswith("inline"): set_matplotlib_formats("svg")
     plt.rcParams.update(STYLE)
-    figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False, **options)
+    size = (width * columns, height)
+    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, **options)
     return figure, axes[0]
 
 # %% ../nbs/00_plotting.ipynb #c12
 def to_pixels(images):
-    "uint8 pixels of `images` (any shape, nominally in [-1, 1]; what lies outside is clipped). Eq. `eq-pixels`."
+    """uint8 pixels of `images` (any shape, nominally in [-1, 1]; what lies outside is clipped).
+
+    Eq. `eq-pixels`.
+    """
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def image_grid(images, columns=None, zoom=1):
-    "One picture of `images` (B, C, H, W) in [-1, 1], in rows of `columns` (default: as square as can be): uint8 (H', W', C')."
+    """One picture of `images` (B, C, H, W) in [-1, 1], in rows of `columns` (default: as square
+    as can be): uint8 (H', W', C')."""
     from torchvision.utils import make_grid
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(f"images must have shape (B, 1 or 3, H, W) with B > 0, got {tuple(images.shape)}")
+        raise ValueError("images must have shape (B, 1 or 3, H, W) with B > 0, got "
+                         f"{tuple(images.shape)}")
     columns = columns or round(len(images) ** 0.5)
-    grid = make_grid(to_pixels(images.detach().cpu()), nrow=columns, padding=1, pad_value=128)  # (3, H', W')
+    pixels = to_pixels(images.detach().cpu())
+    grid = make_grid(pixels, nrow=columns, padding=1, pad_value=128)  # (3, H', W')
     return grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).permute(1, 2, 0)
 
 # %% ../nbs/00_plotting.ipynb #c16
 def show_grid(images, columns=None, title=None, inches=4.0):
-    "Draw `images` (B, C, H, W) in [-1, 1] as a grid with matplotlib, pixels as sharp squares; gives the figure."
+    """Draw `images` (B, C, H, W) in [-1, 1] as a grid with matplotlib, pixels as sharp squares;
+    gives the figure."""
     import matplotlib.pyplot as plt
     picture = image_grid(images, columns)
     height, width, _ = picture.shape
-    figure, ax = plt.subplots(figsize=(inches, inches * height / width + (0.3 if title else 0)), layout="constrained")
+    size = (inches, inches * height / width + (0.3 if title else 0))
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
     ax.imshow(picture, interpolation="nearest")
     ax.set_axis_off()
     if title: ax.set_title(title, fontsize=9)

@@ -387,3 +387,11 @@ def test_eq_ema():
     torch.nn.init.ones_(model.weight)
     average.update_parameters(model)
     assert torch.allclose(average.module.weight, 0.8 * start + 0.2)
+
+
+def test_eq_share_error():
+    p, n = sp.symbols('p n', positive=True)
+    variance = (p * 1 ** 2 + (1 - p) * 0) - p ** 2  # of one right-or-wrong
+    assert same(n * variance / n ** 2, p * (1 - p) / n)
+    shares = (torch.rand(20_000, 300, generator=torch.Generator().manual_seed(0)) < 0.97).double().mean(1)
+    assert shares.std().item() == pytest.approx((0.97 * 0.03 / 300) ** 0.5, rel=0.03)
