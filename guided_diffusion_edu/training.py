@@ -51,7 +51,7 @@ def learning_rate(recipe, step):
 def draw_batch(data, schedule, recipe, step):
     """The batch of `step`: `(x_0, y, t, eps)`, a function of the recipe's seed and the step
     alone."""
-    g = torch.Generator().manual_seed((recipe.seed << 32) + step)
+    g = torch.Generator().manual_seed(1_000_003 * recipe.seed + step)  # 32 bits of a seed count
     chosen = torch.randint(len(data.labels), (recipe.batch,), generator=g)
     x_0 = from_pixels(data.pixels[chosen])
     t = torch.randint(len(schedule), (recipe.batch,), generator=g)

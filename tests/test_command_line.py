@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.cli import main, write_npz
 from guided_diffusion_edu.training import read_tensors, write_tensors
 
 
@@ -26,6 +26,13 @@ def test_sample_npz_is_the_evaluators_layout(tmp_path):
     batch = numpy.load(tmp_path / 'a.npz')
     assert batch['arr_0'].shape == (20, 8, 8, 3) and batch['arr_0'].dtype == numpy.uint8
     assert batch['arr_1'].tolist() == list(range(10)) * 2
+
+
+def test_npz_keeps_rows_and_columns(tmp_path):
+    picture = torch.full((1, 1, 4, 4), -1.0)
+    picture[0, 0, 0, 2] = 1.0  # first row, third column
+    write_npz(tmp_path / 'a.npz', picture, torch.zeros(1))
+    assert numpy.load(tmp_path / 'a.npz')['arr_0'][0, 0, 2].tolist() == [255] * 3
 
 
 def test_label_and_seed_count(tmp_path):

@@ -30,7 +30,7 @@ def test_cifar_is_turned_channels_first(tmp_path, monkeypatch):
         def __init__(self, root, train, download): self.data, self.targets, self.classes = numpy.arange(2 * 4 * 4 * 3, dtype=numpy.uint8).reshape(2, 4, 4, 3), [1, 0], ['a', 'b']
     monkeypatch.setattr(datasets, 'CIFAR10', Small)
     found = gde.load_data('cifar10', root=tmp_path)
-    assert found.pixels.shape == (2, 3, 4, 4) and found.pixels[0, :, 0, 0].tolist() == [0, 1, 2] and found.labels.tolist() == [1, 0]
+    assert found.pixels.shape == (2, 3, 4, 4) and found.pixels[0, :, 0, 0].tolist() == [0, 1, 2] and found.pixels[0, 0, 0].tolist() == [0, 3, 6, 9] and found.labels.tolist() == [1, 0]
 
 
 def test_unknown_data():

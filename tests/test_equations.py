@@ -100,6 +100,12 @@ def test_eq_respaced_betas(linear):
     for steps in (2, 25, 1000, 'ddim50', [3, 4, 5]):
         short = gde.respace(linear, steps)
         assert torch.allclose(short.alpha_bars, linear.alpha_bars[short.timesteps], rtol=1e-12)
+    assert gde.respace(linear, 25).timesteps[:4].tolist() == [0, 42, 83, 125]  # every 41.625th, rounded
+    ten = gde.Schedule([0.1] * 10)
+    assert gde.respace(ten, [2, 2, 2]).timesteps.tolist() == [0, 3, 4, 6, 7, 9]  # sections of 4, 3, 3
+    assert gde.respace(ten, 'ddim5').timesteps.tolist() == [0, 2, 4, 6, 8]
+    twice = gde.respace(gde.respace(linear, 100), 10)
+    assert torch.allclose(twice.alpha_bars, linear.alpha_bars[twice.timesteps], rtol=1e-12)
     assert gde.respace(linear, 2).betas[1].item() == pytest.approx(1 - (linear.alpha_bars[999] / linear.alpha_bars[0]).item())
 
 
@@ -110,12 +116,14 @@ def test_eq_mixture(world):
 
 
 def test_eq_mixture_noised():
-    A = randn(3, 2, 2)
-    covs, means, points = A @ A.mT + 0.1 * torch.eye(2), randn(3, 2, seed=3), randn(30, 2, seed=4)
+    A = randn(3, 3, 3)
+    covs, means, points = A @ A.mT + 0.1 * torch.eye(3), randn(3, 3, seed=3), randn(30, 3, seed=4)
     world = gde.GaussianMixture(means, covs, weights=[0.2, 0.3, 0.5])
     for a in (0.9, 0.3, 0.01):
-        wanted = sum(w * gaussian_log(points, a ** 0.5 * m, a * C + (1 - a) * torch.eye(2, dtype=DOUBLE)).exp() for w, m, C in zip((0.2, 0.3, 0.5), means, covs))
+        wanted = sum(w * gaussian_log(points, a ** 0.5 * m, a * C + (1 - a) * torch.eye(3, dtype=DOUBLE)).exp() for w, m, C in zip((0.2, 0.3, 0.5), means, covs))
         assert torch.allclose(world.at(a).log_prob(points).exp(), wanted)
+    drawn = world.sample(400_000, label=1, generator=torch.Generator().manual_seed(0))
+    assert (drawn.T.cov() - covs[1]).abs().max() < 0.05 and (drawn.mean(0) - means[1]).abs().max() < 0.02
 
 
 def test_eq_mixture_score(world):
@@ -152,6 +160,15 @@ def test_eq_exact_eps(world, linear):
         weight = line.log_prob(grid[:, None]).exp() * torch.exp(-noise ** 2 / 2)
         wanted = (weight * noise).sum() / weight.sum()
         assert line.denoiser(linear)(torch.tensor([[x]], dtype=DOUBLE), torch.tensor([t])).item() == pytest.approx(wanted.item(), abs=1e-9)
+
+
+def test_each_row_has_its_own_level(world, linear):
+    x, t, y = randn(6, 2), torch.tensor([900, 3, 3, 500, 900, 0]), torch.arange(6) % 3
+    model, classifier = world.denoiser(linear), world.classifier(linear)
+    for i in range(6):
+        row = slice(i, i + 1)
+        assert torch.allclose(model(x, t)[row], model(x[row], t[row])) and torch.allclose(model(x, t, y)[row], model(x[row], t[row], y[row]))
+        assert torch.allclose(classifier(x, t)[row], classifier(x[row], t[row]))
 
 
 def test_eq_posterior_variance(linear):
@@ -195,6 +212,7 @@ def test_eq_learned_variance(linear):
         assert torch.allclose(gde.learned_variance(torch.full((3, 1), v, dtype=DOUBLE), linear, t)[:, 0], wanted, rtol=1e-10)
     first = gde.learned_variance(torch.full((1, 1), -1.0, dtype=DOUBLE), linear, torch.tensor([0]))
     assert first.item() == pytest.approx(gde.small_variance(linear)[1].item())
+    assert gde.large_variance(linear)[0] == gde.small_variance(linear)[1] and torch.equal(gde.large_variance(linear)[1:], linear.betas[1:])
 
 
 def test_eq_simple_loss(linear):
@@ -281,6 +299,8 @@ def test_eq_scaled_shift(linear):
     noised = world.at(linear.alpha_bars[200].item())
     assert torch.allclose(four, 4 * (noised.score(x, y) - noised.score(x)), atol=1e-10)
     assert torch.allclose(gde.guided_mean(x, 0.1, four), x + 0.4 * one)
+    logits = lambda x, t: world.classifier(linear)(x, t) + 7 * x.sum(-1, keepdim=True)  # logits may differ from log-probabilities by anything common to all classes
+    assert torch.allclose(gde.classifier_guidance(logits, y)(x, t), one, atol=1e-9)
 
 
 def test_eq_score_eps(world, linear):

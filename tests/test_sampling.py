@@ -60,6 +60,14 @@ def test_gradient_at_mean_asks_the_next_level_and_not_at_the_end(world, linear):
     assert asked == s.timesteps.flip(0).tolist()
 
 
+def test_ddim_asks_at_x_t(world, linear):
+    asked, s = [], gde.respace(linear, 4)
+    def guidance(x, t): asked.append((x, t[0].item())); return 0.1 * x
+    _, path = gde.ddim_sample(world.denoiser(linear), s, (2, 2), guidance=guidance, clip=False, trajectory=True)
+    assert [t for _, t in asked] == s.timesteps.flip(0).tolist()
+    for (x, _), x_t in zip(asked, path): assert torch.equal(x, x_t)
+
+
 def test_eta_one_is_ddpm(world, linear):
     assert torch.allclose(draw(world, linear, gde.ddim_sample, eta=1.0), draw(world, linear, gde.ddpm_sample, variance='small'), atol=1e-8)
 
