@@ -69,8 +69,7 @@ def _by_level(world, schedule, t, compute):
 
 # %% ../nbs/02_exact_world.ipynb #c09
 class GaussianMixture:
-    """A mixture of Gaussians with a class for each component: density, score, denoiser and
-    classifier in closed form, at any noise level."""
+    "A mixture of Gaussians, each with a class: all in closed form, at any noise level."
     def __init__(self, means, stds, weights=None, labels=None):
         """`means` (K, D); `stds` (K,) or covariances (K, D, D); `weights` (K,), default equal;
         `labels` (K,): class of each component, default its index."""
@@ -93,9 +92,7 @@ class GaussianMixture:
 
     def log_prob(self, x, y=None):
         """log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y).
-
-        Eqs. `eq-mixture`, `eq-guided-posterior`.
-        """
+        Eqs. `eq-mixture`, `eq-guided-posterior`."""
         prior = 0 if y is None else torch.log((self.labels == y[:, None]).double() @ self.weights)
         return (_parts(self, x, y)[0].logsumexp(-1) - prior).to(x.dtype)
 
@@ -124,10 +121,7 @@ class GaussianMixture:
         return model
 
     def classifier(self, schedule):
-        """The exact noisy `classifier(x_t, t) -> log-probabilities` (B, classes) on `schedule`.
-
-        Eq. `eq-class-posterior`.
-        """
+        "The exact `classifier(x_t, t) -> log-probabilities` (B, classes). Eq. `eq-class-posterior`."
         def classify(x_t): return lambda world, _, rows: world.class_log_probs(x_t[rows])
         return lambda x_t, t: _by_level(self, schedule, t, classify(x_t))
 
