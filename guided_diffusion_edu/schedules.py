@@ -5,13 +5,19 @@ __all__ = ['Schedule', 'per_example', 'linear_schedule', 'cosine_schedule', 'log
 
 # %% ../nbs/01_forward_process.ipynb #c05
 import re
+from itertools import accumulate
 
 import torch
 
 
 class Schedule:
     """The numbers of a forward process, all float64 of shape (T,): `betas`, `alphas`,
-    `alpha_bars` and `alpha_bars_prev` (one step earlier, 1 at the start)."""
+    `alpha_bars` and `alpha_bars_prev` (one step earlier, 1 at the start).
+
+    A step adds noise as Eq. `eq-forward-step`; Ho et al. 2020, Eq. 2.
+
+    The products are Eq. `eq-alpha-bar`; Ho et al. 2020, Eq. 4.
+    """
 
     def __init__(self, betas, timesteps=None):
         """`betas` (T,), each in (0, 1).
@@ -82,7 +88,10 @@ def cosine_schedule(T=1000):
 
 # %% ../nbs/01_forward_process.ipynb #c15
 def log_snr(schedule):
-    "Natural logarithm of the signal-to-noise ratio at each step, float64 (T,). Eq. `eq-snr`."
+    """Natural logarithm of the signal-to-noise ratio at each step, float64 (T,).
+
+    Eq. `eq-snr`; Kingma et al. 2021, Section 3.1.
+    """
     return torch.log(schedule.alpha_bars) - torch.log1p(-schedule.alpha_bars)
 
 # %% ../nbs/01_forward_process.ipynb #c21
@@ -92,7 +101,7 @@ def _evenly(start, size, count):
         raise ValueError(f"steps must be between 1 and {size} in a section of {size} steps, got "
                          f"{count}")
     stride = (size - 1) / max(count - 1, 1)
-    return [start + round(stride * i) for i in range(count)]
+    return [start + round(place) for place in accumulate([stride] * (count - 1), initial=0.0)]
 
 
 def _sections(T, counts):
@@ -124,7 +133,9 @@ def _counts(steps):
 
 
 def respace(schedule, steps):
-    """A shorter `Schedule` that passes through the same noise levels. Eq. `eq-respaced-betas`.
+    """A shorter `Schedule` that passes through the same noise levels.
+
+    Eqs. `eq-forward-between`, `eq-respaced-betas`; Nichol and Dhariwal 2021, Eq. 19.
 
     `steps`: a count (25), DDIM's whole-number stride ("ddim25"), or counts for equal sections
     ("10,15,20" or [10, 15, 20]).

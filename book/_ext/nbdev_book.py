@@ -8,7 +8,7 @@ import nbformat, yaml
 
 ROOT = Path(__file__).parents[2]
 LINE = re.compile(r'^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$')
-TAGS = {'hide': 'remove-cell', 'default_exp': 'remove-cell', 'eval=false': 'skip-execution', 'slow': 'skip-execution', 'plot': 'plot'}
+TAGS = {'hide': 'remove-cell', 'default_exp': 'remove-cell', 'eval=false': 'skip-execution', 'slow': 'skip-execution', 'plot': 'plot', 'checker': 'hide-input', 'solution': 'hide-cell'}
 
 
 def settings():
