@@ -8,12 +8,16 @@ __all__ = []
 from .viz import image_grid, show_grid, to_pixels
 from .schedules import (Schedule, cosine_schedule, linear_schedule,
                                             log_snr, respace)
-from .exact import GaussianMixture, four_corners
-from .diffusion import (eps_from_x0, large_variance, learned_variance,
+from .exact import GaussianMixture, four_corners, two_trees
+from .diffusion import (bits_per_dim, bound_term, decoder_log_prob,
+                                            eps_from_x0, gaussian_kl, hybrid_loss,
+                                            large_variance, learned_variance, mean_from_eps,
                                             posterior_mean, posterior_variance, simple_loss,
-                                            small_variance, x0_from_eps)
-from .guidance import classifier_guidance, guided_mean
-from .samplers import ddim_sample, ddpm_sample, guided_eps, score_from_eps
+                                            small_variance, step_law, x0_from_eps)
+from .guidance import (classifier_guidance, guided_mean, martingale_gap,
+                                           second_order_step)
+from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps,
+                                           score_from_eps)
 from .layers import AdaGN, AttentionBlock, ResBlock, timestep_embedding
 from .unet import UNet, UNetConfig
 from .classifier import Classifier, ClassifierConfig, classifier_loss

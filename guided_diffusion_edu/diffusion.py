@@ -56,9 +56,10 @@ def mean_from_eps(x_t, eps, alpha_bar, alpha_bar_prev):
 
 # %% ../nbs/03_reverse_process.ipynb #c16
 def small_variance(schedule):
-    """The posterior's variance at each step, float64 (T,); 0 at the first.
+    """The posterior's variance at each step, float64 (T,); 0 at the first. The least that a
+    step's variance can be.
 
-    Eq. `eq-posterior-variance`.
+    Eqs. `eq-posterior-variance`, `eq-step-variance`; Ho et al. 2020, Section 3.2.
     """
     return posterior_variance(schedule.alpha_bars, schedule.alpha_bars_prev)
 
@@ -101,14 +102,15 @@ def decoder_log_prob(x_0, mean, log_variance):
     lower = torch.where(x_0 < -0.999, -torch.inf, (x - 1 / 255) / std)
     mirrored = lower > 0  # differences of Phi keep their digits in the lower tail only
     a, b = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
-    mass = torch.special.ndtr(b) - torch.special.ndtr(a)
+    mass = 0.5 * (torch.special.erfc(-b / 2 ** 0.5) - torch.special.erfc(-a / 2 ** 0.5))
     return mass.clamp(min=1e-300).log().to(x_0.dtype)
 
 # %% ../nbs/03_reverse_process.ipynb #c28
 def simple_loss(model, schedule, x_0, t, eps, y=None):
     """Squared error of the predicted noise, averaged within each example: (B,).
 
-    Eq. `eq-simple-loss` (mean in place of sum); Ho et al. 2020, Eq. 14.
+    The mean in place of the sum, and without the bound's weight.
+    Eqs. `eq-vlb-weight`, `eq-simple-loss`; Ho et al. 2020, Eqs. 12 and 14.
     """
     output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
     predicted = output[:, :x_0.shape[1]]  # a learned variance, if any, is in the channels behind

@@ -58,7 +58,10 @@ def lab_step_at_x_t(schedule, i, r, y, scale):
 
 
 def lab_step_at_mean(schedule, i, r, y, scale):
-    "(a, b, c) of DDPM with the large variance, gradient at the mean and the next level."
+    """(a, b, c) of DDPM with the large variance, gradient at the mean and the next level.
+
+    Eq. `eq-place-error`.
+    """
     (F, G), alpha, beta = _line(schedule, i - 1, r, y), schedule.alphas[i].item(), schedule.betas[i].item()
     return alpha ** 0.5 * (1 - scale * beta * G), scale * beta * F, beta ** 0.5 * (i > 0)
 
