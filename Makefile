@@ -17,7 +17,6 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)
-	$(BIN)/pip install --quiet --no-deps guided-diffusion-sdk==1.0.0
 	$(BIN)/python benchmarks/bench.py
 
 address: $(INSTALLED)  # carry the address in settings.ini to the files that cannot read it

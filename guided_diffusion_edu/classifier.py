@@ -75,7 +75,7 @@ class Classifier(nn.Module):
 def classifier_loss(classifier, schedule, x_0, y, t, eps):
     """Cross-entropy of the class `y` (B,) given x_t, one for each example: (B,).
 
-    Eq. `eq-noisy-cross-entropy`.
+    Eq. `eq-noisy-cross-entropy`; Dhariwal and Nichol 2021, Section 4.
     """
     logits = classifier(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t])
     return F.cross_entropy(logits, y, reduction="none")

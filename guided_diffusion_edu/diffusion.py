@@ -109,8 +109,9 @@ def decoder_log_prob(x_0, mean, log_variance):
 def simple_loss(model, schedule, x_0, t, eps, y=None):
     """Squared error of the predicted noise, averaged within each example: (B,).
 
-    The mean in place of the sum, and without the bound's weight.
-    Eqs. `eq-vlb-weight`, `eq-simple-loss`; Ho et al. 2020, Eqs. 12 and 14.
+    Eq. `eq-simple-loss`; Ho et al. 2020, Eq. 14 (the mean in place of the sum).
+
+    Without the weight of the bound: Eq. `eq-vlb-weight`; Ho et al. 2020, Eq. 12.
     """
     output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
     predicted = output[:, :x_0.shape[1]]  # a learned variance, if any, is in the channels behind

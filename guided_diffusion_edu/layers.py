@@ -12,7 +12,7 @@ from torch.nn import functional as F
 def timestep_embedding(t, dim):
     """Waves of timesteps `t` (B,): (B, dim), cosines first, `dim` even.
 
-    Eq. `eq-timestep-embedding`.
+    Eq. `eq-timestep-embedding`; Vaswani et al. 2017, Section 3.5.
     """
     if dim % 2: raise ValueError(f"dim must be even, got {dim}")
     steps = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
@@ -23,7 +23,12 @@ def timestep_embedding(t, dim):
 # %% ../nbs/06_adagn.ipynb #c10
 class AdaGN(nn.Module):
     """Adaptive group normalisation of `h` (B, channels, H, W) by an embedding (B,
-    emb_channels). Eq. `eq-adagn`; Dhariwal and Nichol 2021, Section 3.1."""
+    emb_channels).
+
+    Eq. `eq-adagn`; Dhariwal and Nichol 2021, Section 3.1.
+
+    Eq. `eq-group-norm`; Wu and He 2018, Section 3.1.
+    """
 
     def __init__(self, channels, emb_channels, groups=32):
         super().__init__()
@@ -78,7 +83,7 @@ class ResBlock(nn.Module):
 # %% ../nbs/06_adagn.ipynb #c22
 class AttentionBlock(nn.Module):
     """Self-attention between all pixels of (B, channels, H, W), with `head_channels` a head,
-    added to its input. Eq. `eq-attention`."""
+    added to its input. Eq. `eq-attention`; Vaswani et al. 2017, Eq. 1."""
 
     def __init__(self, channels, head_channels=64, groups=32):
         super().__init__()
@@ -97,7 +102,7 @@ class AttentionBlock(nn.Module):
 
 def attend(qkv, heads):
     """Attention over tokens: `qkv` (B, 3C, N), queries first, then keys, then values, heads
-    side by side in each: (B, C, N). Eq. `eq-attention`."""
+    side by side in each: (B, C, N). Eq. `eq-attention`; Vaswani et al. 2017, Eq. 1."""
     # q, k, v: each (B, heads, N, C/heads)
     q, k, v = (part.unflatten(1, (heads, -1)).mT for part in qkv.chunk(3, dim=1))
     return F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)

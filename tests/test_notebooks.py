@@ -1,5 +1,5 @@
 """The notebooks run as a reader runs them, the package is exactly what they export, and imports climb the staircase of the contents."""
-import ast, filecmp, os, shutil, statistics, subprocess, sys
+import ast, filecmp, os, re, shutil, statistics, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -121,6 +121,20 @@ def test_house_style(path):
     shown = [c for c in notebook.cells if not c.source.startswith(('#| hide', '#| default_exp'))]
     for before, after in zip(shown, shown[1:]):
         assert 'markdown' in (before.cell_type, after.cell_type), f'no prose before {after.source[:80]}'
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if '01' <= p.stem[:2] <= '05'], ids=lambda p: p.stem)
+def test_exercises_have_checkers(path):
+    "Three to five exercises a chapter of theory, each with a checker that the executed solution puts to a right and a wrong answer."
+    cells = nbformat.read(path, 4).cells
+    labels = [label.replace('-', '_') for c in cells if c.cell_type == 'markdown' for label in re.findall(r':::\{exercise\}.*?\n:label: ex-([\w-]+)', c.source)]
+    assert 3 <= len(labels) <= 5
+    code = [c.source for c in cells if c.cell_type == 'code']
+    for label in labels:
+        checker, = [source for source in code if f'def check_{label}(' in source]
+        solution, = [source for source in code if f'assert check_{label}(' in source]
+        assert checker.startswith('#| checker') and solution.startswith('#| solution') and f'assert not check_{label}(' in solution
+    assert any('Check yourself' in c.source for c in cells if c.cell_type == 'markdown')
 
 
 def test_importing_the_package_loads_nothing_heavy():

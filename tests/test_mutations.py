@@ -1,0 +1,112 @@
+"""Deliberate errors: each is made in a copy of the package, and the named numeric test must notice it."""
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+import guided_diffusion_edu
+
+PACKAGE = Path(guided_diffusion_edu.__file__).parent
+NUMERIC = Path(__file__).with_name('test_equations_numeric.py')
+
+MUTATIONS = [  # module, what stands there, what is put there, label of the equation whose test must fail
+    # the forward process
+    ('data', 'pixels.float() / 127.5 - 1', 'pixels.float() / 128 - 1', 'eq-pixels'),
+    ('schedules', 'self.alphas.cumprod(0)', 'self.alphas.cumsum(0)', 'eq-alpha-bar'),
+    ('schedules', 'self.alphas = 1 - self.betas', 'self.alphas = (1 - self.betas).sqrt()', 'eq-forward-step'),
+    ('schedules', 'alpha_bar.sqrt() * x_0 +', 'alpha_bar * x_0 +', 'eq-forward-marginal'),
+    ('schedules', '(1 - alpha_bar).sqrt() * eps', '(1 - alpha_bar) * eps', 'eq-forward-marginal'),
+    ('schedules', 'alpha_bar = per_example(self.alpha_bars, t, x_0)', 'alpha_bar = per_example(self.alphas, t, x_0)', 'eq-forward-marginal'),
+    ('schedules', 'alpha_bar = per_example(self.alpha_bars, t, x_0)', 'alpha_bar = per_example(self.alpha_bars_prev, t, x_0)', 'eq-forward-marginal'),
+    ('schedules', '* 1000 / T)', ')', 'eq-linear-schedule'),
+    ('schedules', '* torch.pi / 2) ** 2', '* torch.pi / 2)', 'eq-cosine-schedule'),
+    ('schedules', 'torch.log(schedule.alpha_bars) - torch.log1p(-schedule.alpha_bars)', 'torch.log(schedule.alpha_bars) - 0.5 * torch.log1p(-schedule.alpha_bars)', 'eq-snr'),
+    # the exact world
+    ('exact', 'variances=alpha_bar * self.variances + 1 - alpha_bar', 'variances=self.variances + 1 - alpha_bar', 'eq-mixture-noised'),
+    ('exact', 'means=alpha_bar ** 0.5 * self.means', 'means=alpha_bar * self.means', 'eq-mixture-noised'),
+    ('exact', '-z / self.variances)', 'z / self.variances)', 'eq-mixture-score'),
+    ('exact', '- prior).to(x.dtype)', ').to(x.dtype)', 'eq-guided-posterior'),
+    # the step back
+    ('diffusion', 'alpha_bar_prev ** 0.5 * (1 - alpha) * x_0', 'alpha_bar_prev * (1 - alpha) * x_0', 'eq-posterior-mean'),
+    ('diffusion', 'alpha ** 0.5 * (1 - alpha_bar_prev) * x_t', 'alpha ** 0.5 * (1 - alpha_bar) * x_t', 'eq-posterior-mean'),
+    ('diffusion', 'return (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)', 'return 1 - alpha_bar / alpha_bar_prev', 'eq-posterior-variance'),
+    ('diffusion', '(x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar ** 0.5', '(x_t - (1 - alpha_bar) * eps) / alpha_bar ** 0.5', 'eq-eps-to-x0'),
+    ('diffusion', '(x_t - alpha_bar ** 0.5 * x_0) / (1 - alpha_bar) ** 0.5', '(x_t + alpha_bar ** 0.5 * x_0) / (1 - alpha_bar) ** 0.5', 'eq-x0-to-eps'),
+    ('diffusion', '(1 - alpha) / (1 - alpha_bar) ** 0.5 * eps) / alpha ** 0.5', '(1 - alpha) / (1 - alpha_bar) ** 0.5 * eps)', 'eq-step-tweedie'),
+    ('diffusion', '(v + 1) / 2 * upper + (1 - v) / 2 * lower', '(v + 1) / 2 * lower + (1 - v) / 2 * upper', 'eq-learned-variance'),
+    ('diffusion', '(ratio.exp() - 1 - ratio +', '(ratio.exp() - 1 + ratio +', 'eq-gaussian-kl'),
+    ('diffusion', '(x + 1 / 255) / std', '(x + 1 / 127.5) / std', 'eq-decoder'),
+    ('diffusion', 'return (eps - predicted).square().flatten(1).mean(1)', 'return (eps - predicted).abs().flatten(1).mean(1)', 'eq-simple-loss'),
+    ('diffusion', 'torch.cat([predicted.detach(), v], 1)', 'torch.cat([predicted, v], 1)', 'eq-hybrid-loss'),
+    ('diffusion', 'torch.where(t == 0, decoder, divergence)', 'torch.where(t == 1, decoder, divergence)', 'eq-vlb'),
+    ('diffusion', 'gaussian_kl(alpha_bar ** 0.5 * x_0,', 'gaussian_kl(alpha_bar * x_0,', 'eq-bits-per-dim'),
+    # guidance
+    ('guidance', 'return scale * torch.autograd.grad', 'return torch.autograd.grad', 'eq-scaled-shift'),
+    ('guidance', 'classifier(x, t).log_softmax(-1)', 'classifier(x, t)', 'eq-scaled-shift'),
+    ('guidance', 'return mean + variance * gradient', 'return mean + variance ** 0.5 * gradient', 'eq-mean-shift'),
+    ('guidance', 'return mean + variance * gradient', 'return mean - variance * gradient', 'eq-mean-shift'),
+    ('guidance', 'torch.linalg.inv(covariance) - hessian', 'torch.linalg.inv(covariance) + hessian', 'eq-hessian-step'),
+    ('guidance', 'narrowed = torch.linalg.inv(precision)', 'narrowed = covariance', 'eq-error-law'),
+    ('guidance', '(opinion(x_t, i) - later) * later', '(opinion(x_t, i) - later) * opinion(x_t, i)', 'eq-martingale-gap'),
+    # the score identity and the samplers
+    ('samplers', 'return -eps / (1 - alpha_bar) ** 0.5', 'return eps / (1 - alpha_bar) ** 0.5', 'eq-score-eps'),
+    ('samplers', 'return eps - (1 - alpha_bar) ** 0.5 * gradient', 'return eps - (1 - alpha_bar) * gradient', 'eq-eps-hat'),
+    ('samplers', 'return eps - (1 - alpha_bar) ** 0.5 * gradient', 'return eps + (1 - alpha_bar) ** 0.5 * gradient', 'eq-exact-shift'),
+    ('samplers', '"small": small_variance', '"small": large_variance', 'eq-shift-ratio'),
+    ('samplers', '* beta ** 0.5\n', '* beta\n', 'eq-ddim-sigma'),
+    ('samplers', 'reused = (1 - alpha_bar_prev - sigma ** 2) ** 0.5 * eps', 'reused = (1 - alpha_bar - sigma ** 2) ** 0.5 * eps', 'eq-ddim-step'),
+    ('samplers', '(1 - alpha_bar) / alpha_bar ** 0.5 * gradient  #', '(1 - alpha_bar) * gradient  #', 'eq-ddim-shift'),
+    ('samplers', 'guidance(mean, _timestep(schedule, i - 1, x))', 'guidance(mean, _timestep(schedule, i, x))', 'eq-lab-recursion'),
+    ('samplers', 'guidance(mean, _timestep(schedule, i - 1, x))', 'guidance(x, _timestep(schedule, i - 1, x))', 'eq-lab-recursion'),
+    ('samplers', 'below = max(i - 1, 0)', 'below = i', 'eq-ddim-inversion'),
+    # the whole chain, and the laboratory
+    ('quadrature', 'log_class(schedule.alpha_bars_prev[i].item(), below)', 'log_class(schedule.alpha_bars[i].item(), below)', 'eq-chain-law'),
+    ('quadrature', '+ 0.5 * H[:, None]', '+ H[:, None]', 'eq-tilted-kernel'),
+    ('quadrature', 'return 0.5 * (p - q)', 'return (p - q)', 'eq-total-variation'),
+    ('laboratory', '/ (1 - alpha_bar + r ** 2)\n    return guidance', '/ (1 - alpha_bar + r)\n    return guidance', 'eq-lab-gradient'),
+    ('laboratory', 'return r ** 2 / (r ** 2 + scale)', 'return r ** 2 / (r ** 2 + scale ** 2)', 'eq-law-target'),
+    ('laboratory', 'r ** (4 * scale)', 'r ** (2 * scale)', 'eq-law-ddpm'),
+    ('laboratory', '(r ** 2 / (1 + r ** 2)) ** scale', '(r ** 2 / (scale + r ** 2))', 'eq-law-ddim'),
+    # networks and training
+    ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
+    ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
+    ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
+]
+
+
+def run(directory, label, monkeypatch):
+    "The label's numeric test, with the package imported afresh from `directory`."
+    for name in [name for name in sys.modules if name.split('.')[0] == 'guided_diffusion_edu']: monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(directory)
+    spec = importlib.util.spec_from_file_location('numeric_on_a_copy', NUMERIC)
+    tests = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(tests)
+        assert tests.gde.__file__.startswith(str(directory))
+        getattr(tests, 'test_' + label.replace('-', '_'))()
+    finally:  # monkeypatch puts back what it took; what was imported from the copy must go
+        for name in [name for name in sys.modules if name.split('.')[0] == 'guided_diffusion_edu']: del sys.modules[name]
+
+
+def copied(directory):
+    package = directory / 'guided_diffusion_edu'
+    package.mkdir()
+    for path in PACKAGE.glob('*.py'): (package / path.name).write_text(path.read_text())
+    (package / 'weights').symlink_to(PACKAGE / 'weights')
+    return package
+
+
+@pytest.mark.parametrize('module, stands, put, label', MUTATIONS, ids=[f'{m}-{label}-{k}' for k, (m, *_, label) in enumerate(MUTATIONS)])
+def test_error_is_noticed(tmp_path, monkeypatch, module, stands, put, label):
+    path = copied(tmp_path) / f'{module}.py'
+    text = path.read_text()
+    assert text.count(stands) == 1, f'{stands!r} stands {text.count(stands)} times in {module}.py'
+    path.write_text(text.replace(stands, put))
+    with pytest.raises((AssertionError, ValueError)): run(tmp_path, label, monkeypatch)
+
+
+@pytest.mark.parametrize('label', sorted({label for *_, label in MUTATIONS}))
+def test_an_unbroken_copy_passes(tmp_path, monkeypatch, label):
+    copied(tmp_path)
+    run(tmp_path, label, monkeypatch)
