@@ -48,7 +48,9 @@ def _derivatives(log_class, alpha_bar, x):
     return first.detach(), second
 
 
-def no_tilt(schedule, i, x, mean, below): return torch.zeros(1, 1).double()
+def no_tilt(schedule, i, x, mean, below):
+    "No guidance."
+    return torch.zeros(1, 1, dtype=torch.float64)
 
 
 def product_tilt(log_class):

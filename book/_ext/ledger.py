@@ -97,7 +97,7 @@ def results():
 class ProofLedger(SphinxDirective):
     def run(self):
         for path in [*inputs(), *filter(Path.exists, pages())]: self.env.note_dependency(str(path))
-        outcomes, lines = results(), ['```{list-table}', ':header-rows: 1', ':class: proof-ledger', '']
+        outcomes, lines = results(), ['```{list-table}', ':header-rows: 1', ':class: proof-ledger', ':widths: 22 18 20 24 8 8', '']
         lines += ['* - Equation', '  - Page', '  - Source', '  - In the code', '  - Symbolic', '  - Numeric']
         ledger = entries()
         for entry in ledger.values():
