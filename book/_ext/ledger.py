@@ -96,8 +96,8 @@ def results():
 
 class ProofLedger(SphinxDirective):
     def run(self):
-        for path in [*inputs(), *filter(Path.exists, pages())]: self.env.note_dependency(str(path))
-        outcomes, lines = results(), ['```{list-table}', ':header-rows: 1', ':class: proof-ledger', ':widths: 22 18 20 24 8 8', '']
+        for path in [Path(__file__), *inputs(), *filter(Path.exists, pages())]: self.env.note_dependency(str(path))
+        outcomes, lines = results(), ['```{list-table}', ':header-rows: 1', ':class: proof-ledger', ':widths: 20 18 18 24 10 10', '']
         lines += ['* - Equation', '  - Page', '  - Source', '  - In the code', '  - Symbolic', '  - Numeric']
         ledger = entries()
         for entry in ledger.values():
