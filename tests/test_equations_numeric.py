@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.classifier import AttentionPool
 from guided_diffusion_edu.layers import attend
-from guided_diffusion_edu.samplers import ddim_sigma
+from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
                                              lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
 from guided_diffusion_edu.pretrained import standard_error
@@ -647,6 +647,7 @@ def test_eq_shift_ratio():
         by_rule = one_step(gde.ddpm_sample, s, push) - one_step(gde.ddpm_sample, s)
         exact = one_step(gde.ddim_sample, s, push, eta=1.0) - one_step(gde.ddim_sample, s, eta=1.0)
         wanted = s.alphas[-1].sqrt() * (1 - s.alpha_bars_prev[-1]) / (1 - s.alpha_bars[-1])
+        assert shift_ratio(s)[-1].item() == pytest.approx(wanted.item(), rel=1e-12)
         assert by_rule / exact == pytest.approx(wanted.item(), rel=1e-6) and exact == pytest.approx((s.betas[-1] / s.alphas[-1].sqrt()).item(), rel=1e-6)
 
 
