@@ -27,3 +27,7 @@ from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import Images, digits_judge, from_pixels, load_data, spread_within
 from .training import Recipe, train_classifier, train_diffusion
 from .pretrained import Pretrained, available_weights, load_pretrained
+from .evaluation import (Batch, bootstrap_interval, density_coverage, fid,
+                                             fid_infinity, frechet_distance, inception_score,
+                                             merge_moments, moments, precision_recall)
+from .tradeoff import trade_off

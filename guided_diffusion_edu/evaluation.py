@@ -61,8 +61,9 @@ class Gaussian(NamedTuple):
 
 def _root(covariance):
     "The symmetric square root of a covariance (D, D)."
-    values, axes = torch.linalg.eigh(covariance)
-    return axes * values.clamp(min=0).sqrt() @ axes.mT  # rounding leaves some below 0
+    values, axes = torch.linalg.eigh(covariance)  # ascending
+    values = values.where(values > 1e-14 * values[-1], 0)  # the rest is rounding, of either sign
+    return axes * values.sqrt() @ axes.mT
 
 
 def frechet_distance(a, b):

@@ -83,6 +83,21 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
+    # evaluation
+    ('evaluation', 'return self.scatter / (self.count - 1)', 'return self.scatter / self.count', 'eq-sample-covariance'),
+    ('evaluation', '(a.count * b.count / count)', '(b.count / count)', 'eq-chan-merge'),
+    ('evaluation', 'difference * (b.count / count)', 'difference * (a.count / count)', 'eq-chan-merge'),
+    ('evaluation', 'axes * values.sqrt() @', 'axes * values @', 'eq-frechet'),
+    ('evaluation', '- 2 * overlap', '- overlap', 'eq-frechet'),
+    ('evaluation', '1.25 * values.sum()', 'values.sum()', 'eq-fid-bias'),
+    ('evaluation', 'straight_line(1 / sizes,', 'straight_line(1 / sizes ** 2,', 'eq-fid-line'),
+    ('evaluation', 'torch.xlogy(p, p.mean(0))', 'torch.xlogy(p.mean(0), p)', 'eq-inception-score'),
+    ('evaluation', 'distances[own, own + start] = torch.inf', 'pass', 'eq-knn-radius'),
+    ('evaluation', 'distances[own, own + start] = torch.inf', 'distances[own, own] = torch.inf', 'eq-knn-radius'),
+    ('evaluation', '(distances <= fake_radii[start:start + block, None])', '(distances <= real_radii)', 'eq-precision-recall'),
+    ('evaluation', 'hits.double() / k', 'hits.double()', 'eq-density-coverage'),
+    ('evaluation', '(real - 1 - i) / (real - 1 + fake - i)', '(real - i) / (real + fake - i)', 'eq-expected-coverage'),
+    ('evaluation', 'torch.quantile(values - values.mean(), edges)', 'torch.quantile(values - float(statistic(rows)), edges)', 'eq-bootstrap'),
 ]
 
 
