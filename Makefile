@@ -18,6 +18,7 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench_evaluation.py
 
 address: $(INSTALLED)  # carry the address in settings.ini to the files that cannot read it
 	$(BIN)/python book/address.py

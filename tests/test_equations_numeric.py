@@ -12,6 +12,7 @@ from guided_diffusion_edu import evaluation
 from guided_diffusion_edu.classifier import AttentionPool
 from guided_diffusion_edu.layers import attend
 from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
+from guided_diffusion_edu.tradeoff import matching_scale
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
                                              lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
 from guided_diffusion_edu.pretrained import standard_error
@@ -937,3 +938,12 @@ def test_eq_bootstrap():
     assert (low + high) / 2 == pytest.approx(x.mean().item(), abs=0.01) and (high - low) / 2 == pytest.approx(1.96 * x.std(correction=0).item() / 300 ** 0.5, rel=0.08)
     low, high = evaluation.bootstrap_interval(lambda rows: rows.mean() ** 2 + 100 / len(rows.unique()), x, 200, generator=g)  # biased upwards by redrawing
     assert low < x.mean().item() ** 2 + 100 / 300 < high
+
+
+def test_eq_matching_scale():
+    x = torch.linspace(-15, 15, 20_001, dtype=DOUBLE)
+    def spread(width, r, s):
+        law = (-x ** 2 / (2 * width ** 2) - s * (0.8 - x) ** 2 / (2 * r ** 2)).softmax(0)
+        return (law @ (x - law @ x) ** 2).item()
+    for width, r in ((1.25, 0.5), (1.5, 2.0), (0.8, 0.7)):
+        assert spread(width, r, matching_scale(r, width)) == pytest.approx(spread(1.0, r, 1.0), rel=1e-8)

@@ -10,6 +10,7 @@ from sympy.stats import E, Normal, variance
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
+from guided_diffusion_edu.tradeoff import matching_scale
 
 alpha, ab_prev, a, c, n, r, v, w = sp.symbols('alpha alpha_bar_prev a c n r v w', positive=True)
 ab, beta = alpha * ab_prev, 1 - alpha  # alpha_bar_t and beta_t from alpha_t and alpha_bar_{t-1}
@@ -716,3 +717,11 @@ def test_eq_bootstrap():
     centre = sum(values) / 3
     assert same(sum(means) / 27, centre)
     assert same(sum((m - centre) ** 2 for m in means) / 27, scatter_of(values) / 9)
+
+
+def test_eq_matching_scale():
+    b = sp.symbols('b', positive=True)
+    found, = sp.solve(1 / b ** 2 + s / r ** 2 - (1 + 1 / r ** 2), s)
+    assert same(found, matching_scale(r, b)) and same(matching_scale(r, 1), 1)
+    tilted_mean = lambda scale: scale * y / r ** 2 / (1 / b ** 2 + scale / r ** 2)
+    assert same(tilted_mean(found) / (y / r ** 2 / (1 + 1 / r ** 2)), found)  # the mean is off by the scale itself

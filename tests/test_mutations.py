@@ -84,6 +84,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
     # evaluation
+    ('tradeoff', '1 + r ** 2 * (1 - 1 / width ** 2)', '1 + r * (1 - 1 / width ** 2)', 'eq-matching-scale'),
     ('evaluation', 'return self.scatter / (self.count - 1)', 'return self.scatter / self.count', 'eq-sample-covariance'),
     ('evaluation', '(a.count * b.count / count)', '(b.count / count)', 'eq-chan-merge'),
     ('evaluation', 'difference * (b.count / count)', 'difference * (a.count / count)', 'eq-chan-merge'),
