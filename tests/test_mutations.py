@@ -28,6 +28,10 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('exact', 'means=alpha_bar ** 0.5 * self.means', 'means=alpha_bar * self.means', 'eq-mixture-noised'),
     ('exact', '-z / self.variances)', 'z / self.variances)', 'eq-mixture-score'),
     ('exact', '- prior).to(x.dtype)', ').to(x.dtype)', 'eq-guided-posterior'),
+    ('exact', 'torch.cat([tree, -tree])', 'torch.cat([tree, tree])', 'eq-mixture'),
+    ('exact', '[0] * len(tree) + [1] * len(tree)', '[0, 1] * len(tree)', 'eq-mixture'),
+    ('exact', 'outer / 12', 'outer / 3', 'eq-mixture'),
+    ('exact', '(0.05 * length[:, None, None]) ** 2 * across', '0.05 * length[:, None, None] * across', 'eq-mixture'),
     # the step back
     ('diffusion', 'alpha_bar_prev ** 0.5 * (1 - alpha) * x_0', 'alpha_bar_prev * (1 - alpha) * x_0', 'eq-posterior-mean'),
     ('diffusion', 'alpha ** 0.5 * (1 - alpha_bar_prev) * x_t', 'alpha ** 0.5 * (1 - alpha_bar) * x_t', 'eq-posterior-mean'),
@@ -39,6 +43,14 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('diffusion', '(ratio.expm1() - ratio +', '(ratio.expm1() + ratio +', 'eq-gaussian-kl'),
     ('diffusion', '(x + 1 / 255) / std', '(x + 1 / 127.5) / std', 'eq-decoder'),
     ('diffusion', 'error = (eps - predicted).square()', 'error = (eps - predicted).abs()', 'eq-simple-loss'),
+    ('diffusion', 'moved ** 2 * variance_of_x_0', 'moved * variance_of_x_0', 'eq-step-variance'),
+    ('diffusion', 'of_eps / (2 * small_variance(schedule))', 'of_eps / (2 * schedule.betas)', 'eq-vlb-weight'),
+    ('diffusion', 'torch.maximum(fixed(schedule), clipped_variance(schedule))', 'fixed(schedule)', 'eq-vlb'),
+    ('diffusion', 'schedule.timesteps.to(t.device)[t], y)\n    if output', 't, y)\n    if output', 'eq-hybrid-loss'),
+    ('diffusion', 'return simple + len(schedule) / 1000 * bound', 'return simple + bound', 'eq-hybrid-loss'),
+    ('diffusion', 'divergence) / math.log(2)', 'divergence)', 'eq-hybrid-loss'),
+    ('diffusion', 'schedule.timesteps.to(t.device)[t], y)\n        terms', 't, y)\n        terms', 'eq-bits-per-dim'),
+    ('diffusion', 'x_0, x_t, t, fixed))', 'x_0, x_t, t))', 'eq-bits-per-dim'),
     ('diffusion', 'torch.cat([predicted.detach(), v], 1)', 'torch.cat([predicted, v], 1)', 'eq-hybrid-loss'),
     ('diffusion', 'torch.where(t == 0, decoder, divergence)', 'torch.where(t == 1, decoder, divergence)', 'eq-vlb'),
     ('diffusion', 'gaussian_kl(alpha_bar.sqrt().to(x_0) * x_0,', 'gaussian_kl(alpha_bar.to(x_0) * x_0,', 'eq-bits-per-dim'),
@@ -56,6 +68,11 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('guidance', 'return mean + variance * gradient', 'return mean - variance * gradient', 'eq-mean-shift'),
     ('guidance', 'torch.linalg.inv(covariance) - hessian', 'torch.linalg.inv(covariance) + hessian', 'eq-hessian-step'),
     ('guidance', 'narrowed = torch.linalg.inv(precision)', 'narrowed = covariance', 'eq-error-law'),
+    ('guidance', 'third ** 2 / 24', 'third ** 2 / 12', 'eq-error-law'),
+    ('guidance', '(root * math.e ** 0.5)', 'root', 'eq-small-difference'),
+    ('guidance', 'beta ** 0.5 * noise_like(x_0, generator)  #', 'beta ** 0.5 * (1 + x_t.abs()) * noise_like(x_0, generator)  #', 'eq-label-blind'),
+    ('guidance', 'return mean + variance * gradient', 'return mean + 2 * variance * gradient', 'eq-model-product'),
+    ('guidance', 'torch.linalg.inv(covariance) - hessian', 'covariance - hessian', 'eq-complete-square'),
     ('guidance', '(opinion(x_t, i) - later) * later', '(opinion(x_t, i) - later) * opinion(x_t, i)', 'eq-martingale-gap'),
     # the score identity and the samplers
     ('samplers', 'return -eps / (1 - alpha_bar) ** 0.5', 'return eps / (1 - alpha_bar) ** 0.5', 'eq-score-eps'),
@@ -64,6 +81,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('samplers', '"small": small_variance', '"small": large_variance', 'eq-shift-ratio'),
     ('samplers', '* beta ** 0.5\n', '* beta\n', 'eq-ddim-sigma'),
     ('samplers', 'reused = (1 - alpha_bar_prev - sigma ** 2) ** 0.5 * eps', 'reused = (1 - alpha_bar - sigma ** 2) ** 0.5 * eps', 'eq-ddim-step'),
+    ('samplers', 'reused = (1 - alpha_bar_prev - sigma ** 2) ** 0.5 * eps', 'reused = (1 - alpha_bar_prev) ** 0.5 * eps', 'eq-ddim-family'),
     ('samplers', '(1 - alpha_bar) / alpha_bar ** 0.5 * gradient  #', '(1 - alpha_bar) * gradient  #', 'eq-ddim-shift'),
     ('samplers', '_gradient(guidance, mean, _timestep(schedule, i - 1, x), finite)', '_gradient(guidance, mean, _timestep(schedule, i, x), finite)', 'eq-lab-recursion'),
     ('samplers', '_gradient(guidance, mean, _timestep(schedule, i - 1, x), finite)', '_gradient(guidance, x, _timestep(schedule, i - 1, x), finite)', 'eq-lab-recursion'),
@@ -80,6 +98,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
+    ('classifier', 'schedule.timesteps.to(t.device)[t]', 't', 'eq-noisy-cross-entropy'),
 ]
 
 
