@@ -91,9 +91,9 @@ def error_law(variance, gradient, hessian, third):
 
     Eqs. `eq-error-law`, `eq-small-difference`.
     """
-    std, root = variance ** 0.5, (2 * math.pi) ** 0.5
+    std, root = variance ** 0.5, math.sqrt(2 * math.pi)
     return [(std * abs(gradient) / root, variance * gradient ** 2 / 2),
-            (variance * abs(hessian) / (root * math.e ** 0.5), variance ** 2 * hessian ** 2 / 4),
+            (variance * abs(hessian) / math.sqrt(2 * math.pi * math.e), variance ** 2 * hessian ** 2 / 4),
             (variance * std * abs(third) / (3 * root), 5 * variance ** 3 * third ** 2 / 24)]
 
 # %% ../nbs/04_taylor_guidance.ipynb #c11

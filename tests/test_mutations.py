@@ -69,7 +69,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('guidance', 'torch.linalg.inv(covariance) - hessian', 'torch.linalg.inv(covariance) + hessian', 'eq-hessian-step'),
     ('guidance', 'narrowed = torch.linalg.inv(precision)', 'narrowed = covariance', 'eq-error-law'),
     ('guidance', 'third ** 2 / 24', 'third ** 2 / 12', 'eq-error-law'),
-    ('guidance', '(root * math.e ** 0.5)', 'root', 'eq-small-difference'),
+    ('guidance', 'math.sqrt(2 * math.pi * math.e)', 'root', 'eq-small-difference'),
     ('guidance', 'beta ** 0.5 * noise_like(x_0, generator)  #', 'beta ** 0.5 * (1 + x_t.abs()) * noise_like(x_0, generator)  #', 'eq-label-blind'),
     ('guidance', 'return mean + variance * gradient', 'return mean + 2 * variance * gradient', 'eq-model-product'),
     ('guidance', 'torch.linalg.inv(covariance) - hessian', 'covariance - hessian', 'eq-complete-square'),
