@@ -251,6 +251,13 @@ SHIPPED_MODEL = [13.451, 12.5013, 6.5874, 6.8712]
 SHIPPED_CLASSIFIER = [5.9269, 5.7847, 2.0481, 0.2065]  # by the networks as they were when the weights were made
 
 
+def test_compiled_networks_are_one_graph():
+    "The look at the numbers in `y` does not break the graph; outside of a trace it is there."
+    model, y = randomise(gde.UNet(gde.UNetConfig(**SMALL, classes=3))), torch.tensor([0, 2])
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    assert torch.allclose(compiled(X + 1, T, y), model(X + 1, T, y), atol=1e-5)
+
+
 def test_shipped_weights_give_what_they_gave():
     "Numbers noted when the weights were shipped: later versions of the networks read them in the same way."
     digits = gde.load_pretrained('digits')
@@ -343,6 +350,7 @@ def test_the_given_weights_stay_the_users(tiny):
     weights = tiny['64x64_diffusion']
     before = {name: value.clone() for name, value in weights.items()}
     model = gde.from_openai('64x64_diffusion', weights)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
     for p in model.parameters(): p.zero_()
     assert all(torch.equal(before[name], value) for name, value in weights.items())
     half = gde.from_openai('64x64_diffusion', {name: value.half() for name, value in weights.items()})
