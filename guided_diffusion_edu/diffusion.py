@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['posterior_mean', 'posterior_variance', 'x0_from_eps', 'eps_from_x0', 'mean_from_eps', 'small_variance',
-           'large_variance', 'learned_variance', 'gaussian_kl', 'decoder_log_prob', 'simple_loss', 'step_law',
-           'bound_term', 'hybrid_loss', 'bits_per_dim']
+           'clipped_variance', 'large_variance', 'learned_variance', 'gaussian_kl', 'decoder_log_prob', 'simple_loss',
+           'at_steps', 'step_law', 'bound_term', 'hybrid_loss', 'noise_like', 'bits_per_dim']
 
 # %% ../nbs/03_reverse_process.ipynb #c04
 import math
@@ -41,8 +41,11 @@ def x0_from_eps(x_t, eps, alpha_bar):
     return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar ** 0.5
 
 
-def eps_from_x0(x_t, x_0, alpha_bar):
-    "The noise in `x_t` if it came from `x_0`. Eq. `eq-x0-to-eps`."
+def eps_from_x0(x_t, x_0, alpha_bar, alpha_bar_prev=None):
+    """The noise in `x_t` if it came from `x_0`. `alpha_bar_prev` is not needed.
+
+    Eq. `eq-x0-to-eps`.
+    """
     return (x_t - alpha_bar ** 0.5 * x_0) / (1 - alpha_bar) ** 0.5
 
 # %% ../nbs/03_reverse_process.ipynb #c12
@@ -64,13 +67,23 @@ def small_variance(schedule):
     return posterior_variance(schedule.alpha_bars, schedule.alpha_bars_prev)
 
 
-def _first_as_second(values): return torch.cat([values[1:2], values[1:]])
+def clipped_variance(schedule):
+    """The small variance with the second in the place of the first, which is 0 (beta in a chain
+    of one step), as the released ADM code has it: float64 (T,), all positive."""
+    small = small_variance(schedule)
+    return torch.cat([small[1:2] if len(schedule) > 1 else schedule.betas, small[1:]])
 
 
 def large_variance(schedule):
     """beta at each step, float64 (T,), but the second small variance at the first, as the
     released ADM code has it."""
-    return torch.cat([small_variance(schedule)[1:2], schedule.betas[1:]])
+    return torch.cat([clipped_variance(schedule)[:1], schedule.betas[1:]])
+
+
+def _learned_log(v, schedule, t):
+    upper = per_example(schedule.betas.log(), t, v)
+    lower = per_example(clipped_variance(schedule).log(), t, v)
+    return (v + 1) / 2 * upper + (1 - v) / 2 * lower
 
 
 def learned_variance(v, schedule, t):
@@ -78,9 +91,7 @@ def learned_variance(v, schedule, t):
 
     Eq. `eq-learned-variance`; Nichol and Dhariwal 2021, Eq. 15.
     """
-    upper = per_example(schedule.betas.log(), t, v)
-    lower = per_example(_first_as_second(small_variance(schedule)).log(), t, v)
-    return torch.exp((v + 1) / 2 * upper + (1 - v) / 2 * lower)
+    return _learned_log(v, schedule, t).exp()
 
 # %% ../nbs/03_reverse_process.ipynb #c24
 def gaussian_kl(mean_1, log_variance_1, mean_2, log_variance_2):
@@ -89,7 +100,7 @@ def gaussian_kl(mean_1, log_variance_1, mean_2, log_variance_2):
     Eq. `eq-gaussian-kl`; Nichol and Dhariwal 2021, Eq. 6.
     """
     ratio = log_variance_1 - log_variance_2
-    return 0.5 * (ratio.exp() - 1 - ratio + (mean_1 - mean_2) ** 2 * (-log_variance_2).exp())
+    return 0.5 * (ratio.expm1() - ratio + (mean_1 - mean_2) ** 2 * (-log_variance_2).exp())
 
 
 def decoder_log_prob(x_0, mean, log_variance):
@@ -106,8 +117,15 @@ def decoder_log_prob(x_0, mean, log_variance):
     return mass.clamp(min=1e-300).log().to(x_0.dtype)
 
 # %% ../nbs/03_reverse_process.ipynb #c28
-def simple_loss(model, schedule, x_0, t, eps, y=None):
-    """Squared error of the predicted noise, averaged within each example: (B,).
+def _squared_error(predicted, eps, t, weight):
+    "Mean squared error of each example, (B,), times `weight[t]` if there is a `weight` (T,)."
+    error = (eps - predicted).square().flatten(1).mean(1)
+    return error if weight is None else per_example(weight, t, error) * error
+
+
+def simple_loss(model, schedule, x_0, t, eps, y=None, weight=None):
+    """Squared error of the predicted noise, averaged within each example: (B,). `weight`: of
+    each step, float64 (T,), default 1.
 
     Eq. `eq-simple-loss`; Ho et al. 2020, Eq. 14 (the mean in place of the sum).
 
@@ -115,43 +133,48 @@ def simple_loss(model, schedule, x_0, t, eps, y=None):
     """
     output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
     predicted = output[:, :x_0.shape[1]]  # a learned variance, if any, is in the channels behind
-    return (eps - predicted).square().flatten(1).mean(1)
+    return _squared_error(predicted, eps, t, weight)
 
 # %% ../nbs/03_reverse_process.ipynb #c34
-def step_law(output, schedule, x_t, t, fixed=small_variance):
+def at_steps(formula, levels, t, a, b):
+    """`formula(a, b, *levels)`, linear in `a` and `b` (B, ...), at the step `t` (B,) of each
+    example. `levels`: one or two float64 (T,), such as a schedule's `alpha_bars`."""
+    of_a, of_b = formula(1.0, 0.0, *levels), formula(0.0, 1.0, *levels)  # (T,) each
+    return per_example(of_a, t, a) * a + per_example(of_b, t, b) * b
+
+
+def step_law(output, schedule, x_t, t, fixed=small_variance, clip=True):
     """Mean and log-variance, each (B, C, ...), of p(x_{t-1} | x_t) when the model gave `output`
-    (B, C or 2C, ...) at steps `t` (B,). x_0 is clipped to [-1, 1].
+    (B, C or 2C, ...) at steps `t` (B,). `clip`: the estimate of x_0 to [-1, 1].
 
     `fixed`: variances for a model that gives none, `small_variance` or `large_variance`.
     Eqs. `eq-posterior-mean`, `eq-learned-variance`; Ho et al. 2020, Eq. 7.
     """
-    channels = x_t.shape[1]
-    alpha_bar = per_example(schedule.alpha_bars, t, x_t)
-    x_0 = x0_from_eps(x_t, output[:, :channels], alpha_bar).clamp(-1, 1)
-    mean = posterior_mean(x_0, x_t, alpha_bar, per_example(schedule.alpha_bars_prev, t, x_t))
+    channels, alpha_bars = x_t.shape[1], schedule.alpha_bars
+    x_0 = at_steps(x0_from_eps, [alpha_bars], t, x_t, output[:, :channels])
+    if clip: x_0 = x_0.clamp(-1, 1)
+    mean = at_steps(posterior_mean, [alpha_bars, schedule.alpha_bars_prev], t, x_0, x_t)
     if output.shape[1] > channels:
-        return mean, learned_variance(output[:, channels:], schedule, t).log()
-    variance = fixed(schedule)
-    variance = torch.where(variance > 0, variance, small_variance(schedule)[1])
+        return mean, _learned_log(output[:, channels:], schedule, t)
+    variance = torch.maximum(fixed(schedule), clipped_variance(schedule))
     return mean, per_example(variance.log(), t, x_t).expand_as(mean)
 
 
-def bound_term(output, schedule, x_0, x_t, t, fixed=small_variance):
+def bound_term(output, schedule, x_0, x_t, t, fixed=small_variance, clip=True):
     """The term of the bound at steps `t`, in bits a dimension, (B,): a divergence, or the
     decoder at t = 0. Eq. `eq-vlb`; Ho et al. 2020, Eq. 5."""
-    mean, log_variance = step_law(output, schedule, x_t, t, fixed)
-    alpha_bar, alpha_bar_prev = (per_example(values, t, x_t)
-                                 for values in (schedule.alpha_bars, schedule.alpha_bars_prev))
-    true_mean = posterior_mean(x_0, x_t, alpha_bar, alpha_bar_prev)
-    true_log = per_example(_first_as_second(small_variance(schedule)).log(), t, x_t)
+    mean, log_variance = step_law(output, schedule, x_t, t, fixed, clip)
+    levels = [schedule.alpha_bars, schedule.alpha_bars_prev]
+    true_mean = at_steps(posterior_mean, levels, t, x_0, x_t)
+    true_log = per_example(clipped_variance(schedule).log(), t, x_t)
     divergence = gaussian_kl(true_mean, true_log, mean, log_variance).flatten(1).mean(1)
     decoder = -decoder_log_prob(x_0, mean, log_variance).flatten(1).mean(1)
     return torch.where(t == 0, decoder, divergence) / math.log(2)
 
 
-def hybrid_loss(model, schedule, x_0, t, eps, y=None):
+def hybrid_loss(model, schedule, x_0, t, eps, y=None, weight=None):
     """Squared error of the noise plus T / 1000 times the term of the bound, in which the mean is
-    held fixed: (B,). For models that learn their variance.
+    held fixed: (B,). For models that learn their variance. `weight`: as in `simple_loss`.
 
     Eq. `eq-hybrid-loss`; Nichol and Dhariwal 2021, Eq. 16.
     """
@@ -161,11 +184,24 @@ def hybrid_loss(model, schedule, x_0, t, eps, y=None):
         raise ValueError(f"model must give {2 * channels} channels to learn its variance, got "
                          f"{output.shape[1]}")
     predicted, v = output.split(channels, dim=1)
-    simple = (eps - predicted).square().flatten(1).mean(1)
-    bound = bound_term(torch.cat([predicted.detach(), v], 1), schedule, x_0, x_t, t)
+    simple = _squared_error(predicted, eps, t, weight)
+    frozen = torch.cat([predicted.detach(), v], 1)
+    bound = bound_term(frozen, schedule, x_0, x_t, t, clip=False)
     return simple + len(schedule) / 1000 * bound
 
 # %% ../nbs/03_reverse_process.ipynb #c38
+def noise_like(x, generator=None):
+    """Standard normal noise of the shape, dtype and device of `x` (B, ...). `generator`: None, a
+    torch.Generator on any device, or a list of B of them, one for each example."""
+    if isinstance(generator, (list, tuple)):
+        if len(generator) != len(x):
+            raise ValueError(f"generator must be one, or a list of {len(x)}, one for each "
+                             f"example, got {len(generator)}")
+        return torch.cat([noise_like(row, g) for row, g in zip(x.split(1), generator)])
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+
+
 @torch.no_grad()
 def bits_per_dim(model, schedule, x_0, y=None, fixed=small_variance, generator=None):
     """Bits per dimension of the images `x_0`: `(prior, terms)`, (B,) for L_T and (B, T) for L_0
@@ -176,10 +212,10 @@ def bits_per_dim(model, schedule, x_0, y=None, fixed=small_variance, generator=N
     terms = []
     for i in range(len(schedule)):
         t = torch.full((len(x_0),), i, device=x_0.device)
-        noise = torch.randn(x_0.shape, dtype=x_0.dtype, generator=generator).to(x_0.device)
-        x_t = schedule.add_noise(x_0, t, noise)
+        x_t = schedule.add_noise(x_0, t, noise_like(x_0, generator))
         output = model(x_t, schedule.timesteps.to(t.device)[t], y)
         terms.append(bound_term(output, schedule, x_0, x_t, t, fixed))
-    alpha_bar, zero = schedule.alpha_bars[-1:].to(x_0), torch.zeros(1).to(x_0)
-    prior = gaussian_kl(alpha_bar ** 0.5 * x_0, torch.log(1 - alpha_bar), zero, zero)
+    alpha_bar, zero = schedule.alpha_bars[-1], torch.zeros(1).to(x_0)
+    log_variance = torch.log1p(-alpha_bar).to(x_0)
+    prior = gaussian_kl(alpha_bar.sqrt().to(x_0) * x_0, log_variance, zero, zero)
     return prior.flatten(1).mean(1) / math.log(2), torch.stack(terms, 1)

@@ -9,7 +9,8 @@ from torch import nn
 from tqdm import tqdm
 
 from .diffusion import (eps_from_x0, large_variance, learned_variance,
-                                            posterior_mean, small_variance, x0_from_eps)
+                                            noise_like, posterior_mean, small_variance,
+                                            x0_from_eps)
 from .guidance import guided_mean
 
 
@@ -31,32 +32,35 @@ def guided_eps(eps, alpha_bar, gradient):
     return eps - (1 - alpha_bar) ** 0.5 * gradient
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c12
-def _noise(shape, like, generator):
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
-
-
-def _start(model, shape, x_T, generator):
-    "x_T as given, or drawn in the default dtype on the model's device."
+def _begin(model, schedule, shape, y, x_T, start, generator):
+    """Where the walk begins: x as given, or drawn in the default dtype on the model's device; and
+    its index."""
+    if y is not None and y.shape != (shape[0],):
+        raise ValueError(f"y must have shape ({shape[0]},), one class an example, got "
+                         f"{tuple(y.shape)}")
+    last = len(schedule) - 1
+    if start is not None and (x_T is None or not 0 <= start <= last):
+        raise ValueError(f"start must be in [0, {last}] and come with x_T, got {start}"
+                         f"{' without it' if x_T is None else ''}")
     if x_T is None:
         device = next(model.parameters()).device if isinstance(model, nn.Module) else None
-        return _noise(shape, torch.empty(0, device=device), generator)
+        x_T = noise_like(torch.empty(shape, device=device), generator)
     if tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T must have the shape {tuple(shape)} asked for, got "
                          f"{tuple(x_T.shape)}")
-    return x_T
+    return x_T, last if start is None else start
 
 
 @torch.no_grad()
-def _walk(step, schedule, x, progress, trajectory):
-    "From the noisiest level to the cleanest: x = step(x, i)."
+def _walk(step, x, start, progress, trajectory):
+    "From index `start` to the cleanest level: x = step(x, i)."
     path = [x]
-    for i in tqdm(range(len(schedule) - 1, -1, -1), disable=not progress):
+    for i in tqdm(range(start, -1, -1), disable=not progress):
         x = step(x, i)
         if trajectory: path.append(x)
     return (x, path) if trajectory else x
 
-
+# %% ../nbs/05_ddim_score_identity.ipynb #c14
 def _alpha_bars(schedule, i):
     return schedule.alpha_bars[i].item(), schedule.alpha_bars_prev[i].item()
 
@@ -65,18 +69,36 @@ def _timestep(schedule, i, x):
     return torch.full((len(x),), schedule.timesteps[i].item(), device=x.device)
 
 
-def _predict(model, schedule, x, i, y, clip):
-    """The model's estimate of x_0, clipped if asked for, and what else it says (v, or an empty
-    tensor)."""
-    output = model(x, _timestep(schedule, i, x), y)
-    channels = x.shape[1]
+def _predict(model, schedule, x, i, y, clip, edit_x_0):
+    """The model's estimate of x_0, edited and clipped if asked for, and what else it says (v, or
+    an empty tensor)."""
+    t, channels = _timestep(schedule, i, x), x.shape[1]
+    output = model(x, t, y).to(x.dtype)
     if output.shape[1] not in (channels, 2 * channels):
         raise ValueError(f"model must give {channels} or {2 * channels} channels for this "
                          f"input, got {output.shape[1]}")
     x_0 = x0_from_eps(x, output[:, :channels], schedule.alpha_bars[i].item())
+    if edit_x_0: x_0 = edit_x_0(x_0, t)
     return x_0.clamp(-1, 1) if clip else x_0, output[:, channels:]
 
-# %% ../nbs/05_ddim_score_identity.ipynb #c14
+
+def _gradient(guidance, x, t, finite):
+    "What `guidance` says at x, t; adds to the list `finite` whether it is."
+    gradient = guidance(x, t).to(x.dtype)
+    if gradient.shape != x.shape:
+        raise ValueError(f"guidance must give a gradient of the shape {tuple(x.shape)} of x_t, "
+                         f"got {tuple(gradient.shape)}")
+    finite.append((t[:1], gradient.isfinite().all()))
+    return gradient
+
+
+def _require_finite(finite):
+    for t, fine in finite:
+        if not fine:
+            raise ValueError("guidance must give finite gradients, and at t = "
+                             f"{t.item()} it did not")
+
+# %% ../nbs/05_ddim_score_identity.ipynb #c16
 VARIANCES = {"small": small_variance, "large": large_variance}
 
 
@@ -94,34 +116,43 @@ def _variance(kind, v, schedule, i, x):
 
 
 def ddpm_sample(model, schedule, shape, y=None, guidance=None, gradient_at="x_t", variance="auto",
-                x_T=None, clip=True, generator=None, progress=False, trajectory=False):
+                x_T=None, start=None, clip=True, edit_x_0=None, generator=None, progress=False,
+                trajectory=False):
     """Draw `shape` = (B, C, ...) by DDPM, guided if `guidance(x_t, t)` is given.
 
     `model(x_t, t, y)` gives eps, or eps and v stacked. `gradient_at`: "x_t" (the algorithm box
     and the released code) or "mean" (the derivation; the last step then goes unguided).
     `variance`: "small", "large", "learned", or "auto" for learned where the model gives it and
-    small elsewhere. `clip`: estimates of x_0 to [-1, 1].
+    small elsewhere. `x_T`: the noise to begin from; with `start`, an index of `schedule`, the x_t
+    of that step. `edit_x_0(x_0, t)`: changes each estimate of x_0 (B, C, ...). `clip`: the
+    estimates to [-1, 1], afterwards. `generator`: one, or a list of one for each example.
     Gives x_0, with `trajectory=True` also the list of all x_t, noisiest first.
     Eqs. `eq-scaled-shift`, `eq-shift-ratio`; Dhariwal and Nichol 2021, Algorithm 1.
     """
     if gradient_at not in ("x_t", "mean"):
         raise ValueError(f'gradient_at must be "x_t" or "mean", got {gradient_at!r}')
+    finite = []
 
     def step(x, i):
         alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
-        x_0, v = _predict(model, schedule, x, i, y, clip)
+        x_0, v = _predict(model, schedule, x, i, y, clip, edit_x_0)
         mean = posterior_mean(x_0, x, alpha_bar, alpha_bar_prev)
         spread = _variance(variance, v, schedule, i, x)
         if guidance and gradient_at == "x_t":
-            mean = guided_mean(mean, spread, guidance(x, _timestep(schedule, i, x)))
+            gradient = _gradient(guidance, x, _timestep(schedule, i, x), finite)
+            mean = guided_mean(mean, spread, gradient)
         if guidance and gradient_at == "mean" and i > 0:
-            mean = guided_mean(mean, spread, guidance(mean, _timestep(schedule, i - 1, x)))
-        noise = _noise(x.shape, x, generator)
+            gradient = _gradient(guidance, mean, _timestep(schedule, i - 1, x), finite)
+            mean = guided_mean(mean, spread, gradient)
+        noise = noise_like(x, generator)
         return mean + spread ** 0.5 * noise if i > 0 else mean
 
-    return _walk(step, schedule, _start(model, shape, x_T, generator), progress, trajectory)
+    x, start = _begin(model, schedule, shape, y, x_T, start, generator)
+    walked = _walk(step, x, start, progress, trajectory)
+    _require_finite(finite)
+    return walked
 
-# %% ../nbs/05_ddim_score_identity.ipynb #c16
+# %% ../nbs/05_ddim_score_identity.ipynb #c18
 def ddim_sigma(alpha_bar, alpha_bar_prev, eta):
     """Standard deviation of a DDIM step's fresh noise.
 
@@ -132,7 +163,8 @@ def ddim_sigma(alpha_bar, alpha_bar_prev, eta):
 
 
 def ddim_sample(model, schedule, shape, y=None, guidance=None, eta=0.0,
-                x_T=None, clip=True, generator=None, progress=False, trajectory=False):
+                x_T=None, start=None, clip=True, edit_x_0=None, generator=None, progress=False,
+                trajectory=False):
     """Draw `shape` = (B, C, ...) by DDIM, guided if `guidance(x_t, t)` is given.
 
     Eqs. `eq-ddim-step`, `eq-ddim-shift`, `eq-flow`; Song et al. 2021, Eqs. 12 to 14, and
@@ -144,22 +176,26 @@ def ddim_sample(model, schedule, shape, y=None, guidance=None, eta=0.0,
     the result are as in `ddpm_sample`.
     """
     if not 0 <= eta <= 1: raise ValueError(f"eta must be between 0 and 1, got {eta}")
+    finite = []
 
     def step(x, i):
         alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
-        x_0, _ = _predict(model, schedule, x, i, y, clip)
+        x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0)
         eps = eps_from_x0(x, x_0, alpha_bar)
         if guidance:
-            gradient = guidance(x, _timestep(schedule, i, x))
+            gradient = _gradient(guidance, x, _timestep(schedule, i, x), finite)
             eps = guided_eps(eps, alpha_bar, gradient)
             x_0 = x_0 + (1 - alpha_bar) / alpha_bar ** 0.5 * gradient  # the same, seen in x_0
-        sigma, noise = ddim_sigma(alpha_bar, alpha_bar_prev, eta), _noise(x.shape, x, generator)
+        sigma, noise = ddim_sigma(alpha_bar, alpha_bar_prev, eta), noise_like(x, generator)
         reused = (1 - alpha_bar_prev - sigma ** 2) ** 0.5 * eps
         return alpha_bar_prev ** 0.5 * x_0 + reused + sigma * noise
 
-    return _walk(step, schedule, _start(model, shape, x_T, generator), progress, trajectory)
+    x, start = _begin(model, schedule, shape, y, x_T, start, generator)
+    walked = _walk(step, x, start, progress, trajectory)
+    _require_finite(finite)
+    return walked
 
-# %% ../nbs/05_ddim_score_identity.ipynb #c18
+# %% ../nbs/05_ddim_score_identity.ipynb #c20
 @torch.no_grad()
 def ddim_invert(model, schedule, x_0, y=None, guidance=None, progress=False):
     """The noise x_T, shape of `x_0`, from which DDIM (eta = 0, the same guidance, no clipping)
