@@ -67,7 +67,7 @@ def guided_mean(mean, variance, gradient):
     """
     return mean + variance * gradient
 
-
+# %% ../nbs/04_taylor_guidance.ipynb #c07
 def second_order_step(mean, covariance, gradient, hessian):
     """Mean (B, D) and covariance (B, D, D) of the guided step with the Hessian of log p(y | x),
     (B, D, D), kept. ValueError where Sigma^-1 - H is not positive definite.
@@ -83,7 +83,7 @@ def second_order_step(mean, covariance, gradient, hessian):
     narrowed = torch.linalg.inv(precision)
     return mean + (narrowed @ gradient[..., None])[..., 0], narrowed
 
-# %% ../nbs/04_taylor_guidance.ipynb #c07
+# %% ../nbs/04_taylor_guidance.ipynb #c09
 def error_law(variance, gradient, hessian, third):
     """How far the true guided step is from the one without shift, of first and of second order,
     in one dimension and to leading order in `variance`: three pairs, total variation and KL
@@ -96,7 +96,7 @@ def error_law(variance, gradient, hessian, third):
             (variance * abs(hessian) / math.sqrt(2 * math.pi * math.e), variance ** 2 * hessian ** 2 / 4),
             (variance * std * abs(third) / (3 * root), 5 * variance ** 3 * third ** 2 / 24)]
 
-# %% ../nbs/04_taylor_guidance.ipynb #c11
+# %% ../nbs/04_taylor_guidance.ipynb #c13
 def exact_guidance(world, schedule, y, scale=1.0):
     """`guidance(x_t, t)` of the `GaussianMixture` `world` in closed form, for classes `y` (B,):
     the exact gradient of `scale` * log p(y | x_t). Eq. `eq-bayes-score`."""
@@ -105,7 +105,7 @@ def exact_guidance(world, schedule, y, scale=1.0):
         return scale * (eps(x_t, t) - eps(x_t, t, y)) / per_example(width, t, x_t)
     return guidance
 
-# %% ../nbs/04_taylor_guidance.ipynb #c17
+# %% ../nbs/04_taylor_guidance.ipynb #c19
 @torch.no_grad()
 def martingale_gap(classifier, schedule, x_0, levels=10, generator=None):
     """Is `classifier(x_t, t)` consistent from one noise level to the next on the data `x_0`
