@@ -29,7 +29,7 @@ def pictures(count):
         path = Path(folder) / 'batch.npz'
         sample_batch(path, count)
         began = time.perf_counter()
-        found = extract(judge, Batch(path).pixels(64))
+        found = extract(judge, Batch(path))
     assert len(found.pool) == found.spatial.count == count
     return time.perf_counter() - began
 

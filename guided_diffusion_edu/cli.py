@@ -141,7 +141,7 @@ def evaluate(args):
     _known_features(reference, name)
     network = feature_network(name).to("cuda" if torch.cuda.is_available() else "cpu")
     found = extract_reference(network, reference)
-    drawn = extract(network, samples.pixels())
+    drawn = extract(network, samples)
     require_enough(samples.count, drawn, "B")
     if "mu" not in reference.headers: require_enough(reference.count, found, "A")
     _require(found.law.mean.shape == drawn.law.mean.shape, "A", f"statistics of {len(drawn.law.mean)} features, "

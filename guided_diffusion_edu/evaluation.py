@@ -399,8 +399,10 @@ class Batch:
         "The short text `name`, as `write_reference` keeps the features' name."
         return str(self._whole(name))
 
-    def pixels(self, block=256):
-        "The samples, uint8 (block, C, H, W) at a time."
+    def __len__(self): return self.count
+
+    def split(self, block):
+        "The samples, uint8 (block, C, H, W) at a time, as a tensor's `split` gives them."
         with _as_a_batch(self.path), zipfile.ZipFile(self.path) as archive:
             with archive.open("arr_0.npy") as stream:
                 _header(stream, "arr_0")
@@ -423,22 +425,27 @@ class Extracted(NamedTuple):
 
 
 @torch.no_grad()
-def extract(network, blocks):
-    "`Extracted` by a feature `network` from `blocks` of pixels, uint8 (B, C, H, W)."
-    device = next(network.parameters()).device
-    pool, probs, spatial = [], [], None
-    for block in blocks:
-        found = network(block.to(device))
-        pool.append(found.pool.cpu()); probs.append(found.probs.cpu())
-        part = moments(found.spatial.cpu())
-        spatial = part if spatial is None else merge_moments(spatial, part)
-    pool = torch.cat(pool)
-    return Extracted(moments(pool), spatial, pool, torch.cat(probs))
+def extract(network, pixels, block=64):
+    """`Extracted` by a feature `network` from `pixels`, uint8 (N, C, H, W) or a `Batch`, a `block`
+    at a time."""
+    device, done = next(network.parameters()).device, 0
+    for part in pixels.split(block):
+        found = network(part.to(device))
+        here = moments(found.spatial.cpu())
+        if done == 0: spatial, pool, probs = here, _rows_like(found.pool, pixels), _rows_like(found.probs, pixels)
+        else: spatial = merge_moments(spatial, here)
+        pool[done:done + len(part)], probs[done:done + len(part)] = found.pool, found.probs
+        done += len(part)
+    return Extracted(moments(pool), spatial, pool, probs)
+
+
+def _rows_like(part, pixels):  # one large tensor: small ones that stay would riddle the heap
+    return torch.empty(len(pixels), part.shape[1])
 
 
 def extract_reference(network, batch):
     "`Extracted` of a reference `Batch`: its statistics where it has them, else of its samples."
-    found = extract(network, batch.pixels()) if batch.count else Extracted(None, None)
+    found = extract(network, batch) if batch.count else Extracted(None, None)
     if "mu" not in batch.headers: return found
     law, spatial = (Gaussian(batch.array(mean).double(), batch.array(covariance).double())
                     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")))

@@ -55,7 +55,7 @@ def _resumed(out, about):
 
 
 def _table(reference, judge, pixels, y):
-    return scores(reference, extract(judge, pixels.split(256)), y)
+    return scores(reference, extract(judge, pixels), y)
 
 
 def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000, data=None,
@@ -67,7 +67,7 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found.model.to(device); found.classifier.to(device)
     judge, train, held_out = judge_of(data), load_data(data), load_data(data, train=False)
-    reference = extract(judge, train.pixels.split(256))
+    reference = extract(judge, train.pixels)
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count, seed=seed,
                  conditional=bool(found.model.config.classes), reference=len(train.labels))
     record = _resumed(out, about)

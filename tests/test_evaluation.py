@@ -167,7 +167,7 @@ def test_the_judge_sees_grey_and_one_channel_alike(judge):
 
 def test_extraction_in_blocks_is_the_whole(judge):
     pixels = gde.load_data('digits', train=False).pixels
-    whole, parts = extract(judge, [pixels]), extract(judge, pixels.split(77))
+    whole, parts = extract(judge, pixels, block=360), extract(judge, pixels, block=77)
     assert torch.allclose(whole.pool, parts.pool, atol=1e-6) and torch.allclose(whole.spatial.covariance, parts.spatial.covariance, rtol=1e-6, atol=1e-9)
     assert parts.spatial.count == 360 and frechet_distance(whole.law, parts.law) < 1e-8
 
@@ -225,14 +225,14 @@ def test_a_batch_comes_back_in_blocks(tmp_path):
     write_npz(tmp_path / 'a.npz', images, y)
     found = Batch(tmp_path / 'a.npz')
     assert (found.count, found.size) == (9, (4, 4, 3)) and torch.equal(found.array('arr_1'), y)
-    blocks = list(found.pixels(block=4))
+    blocks = list(found.split(4))
     assert [len(b) for b in blocks] == [4, 4, 1] and torch.equal(torch.cat(blocks), gde.to_pixels(images).expand(-1, 3, -1, -1))
     numpy.savez_compressed(tmp_path / 'b.npz', torch.cat(blocks).permute(0, 2, 3, 1).numpy())
-    assert torch.equal(torch.cat(list(Batch(tmp_path / 'b.npz').pixels())), torch.cat(blocks))
+    assert torch.equal(torch.cat(list(Batch(tmp_path / 'b.npz').split(5))), torch.cat(blocks))
 
 
 def test_statistics_are_written_as_the_evaluator_reads_them(tmp_path, judge):
-    found = extract(judge, Batch(batch(tmp_path / 'a.npz')).pixels())
+    found = extract(judge, Batch(batch(tmp_path / 'a.npz')))
     evaluation.write_reference(tmp_path / 'ref.npz', found, 'digits')
     with numpy.load(tmp_path / 'ref.npz') as read:  # as numpy reads it, without pickles
         assert numpy.allclose(read['mu'], found.pool.double().mean(0)) and numpy.allclose(read['sigma'], numpy.cov(found.pool.double().numpy(), rowvar=False))
@@ -282,7 +282,7 @@ def test_a_cut_member_is_noticed_while_it_streams(tmp_path):
     path = batch(tmp_path / 'a.npz', labels=False)
     with zipfile.ZipFile(path) as archive: data = archive.read('arr_0.npy')
     with zipfile.ZipFile(path, 'w') as archive: archive.writestr('arr_0.npy', data[:5000])
-    with pytest.raises(ValueError, match='arr_0 ends after'): list(Batch(path).pixels(block=8))
+    with pytest.raises(ValueError, match='arr_0 ends after'): list(Batch(path).split(8))
 
 
 # the command
@@ -295,7 +295,7 @@ def test_evaluate_prints_and_writes(tmp_path, capsys):
     record = json.loads((tmp_path / 'b.scores.json').read_text())
     assert set(record['scores']) == {'FID', 'FID infinity', 'sFID', 'IS', 'precision', 'recall', 'density', 'coverage', 'accuracy'}
     assert record['features'] == 'digits' and {'device', 'torch', 'version', 'commit', 'date'} <= set(record)
-    pool_a, pool_b = (extract(judge_of('digits'), Batch(path).pixels()).pool for path in (a, b))
+    pool_a, pool_b = (extract(judge_of('digits'), Batch(path)).pool for path in (a, b))
     assert record['scores']['FID'][0] == pytest.approx(gde.fid(pool_a, pool_b), rel=1e-9)
     assert record['scores']['precision'][0] == pytest.approx(gde.precision_recall(pool_a, pool_b)[0])
     # statistics alone: the same distances, no manifolds
@@ -308,9 +308,9 @@ def test_evaluate_prints_and_writes(tmp_path, capsys):
 
 def test_real_digits_score_better_than_noise(tmp_path, judge):
     data, held_out = gde.load_data('digits'), gde.load_data('digits', train=False)
-    reference = extract(judge, data.pixels.split(256))
-    real = evaluation.scores(reference, extract(judge, held_out.pixels.split(256)), held_out.labels, repeats=20)
-    noise = evaluation.scores(reference, extract(judge, Batch(batch(tmp_path / 'n.npz', 360)).pixels()), held_out.labels, repeats=20)
+    reference = extract(judge, data.pixels)
+    real = evaluation.scores(reference, extract(judge, held_out.pixels), held_out.labels, repeats=20)
+    noise = evaluation.scores(reference, extract(judge, Batch(batch(tmp_path / 'n.npz', 360))), held_out.labels, repeats=20)
     assert real['FID'][2] < noise['FID'][1] and real['precision'][1] > noise['precision'][2] and real['accuracy'][0] > 0.96 > 0.3 > noise['accuracy'][0]
     assert all(low <= value <= high for value, low, high in real.values() if low is not None)
 
@@ -370,5 +370,5 @@ from guided_diffusion_edu.data import Images
 from guided_diffusion_edu.evaluation import train_judge
 judge = train_judge(Images(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.zeros(9).long(), ("one",)), steps=1, batch=2)
 batch = Batch({str(tmp_path / 'a.npz')!r})
-for block in batch.pixels(64): judge(block); break'''
-    assert growth(prepare, 'extract(judge, batch.pixels(64))') < 40
+for block in batch.split(64): judge(block); break'''
+    assert growth(prepare, 'extract(judge, batch)') < 40
