@@ -158,7 +158,7 @@ def knn_radii(features, k=3, block=1000):
         radii.append(distances.kthvalue(k, dim=1).values)
     return torch.cat(radii)
 
-
+# %% ../nbs/12_evaluation.ipynb #c28
 class Manifolds(NamedTuple):
     "For each sample what the four numbers are means of."
     precision: torch.Tensor  # (M,) is the fake in a ball of a real one?
@@ -184,7 +184,7 @@ def manifolds(real_features, fake_features, k=3, block=1000):
     hits = torch.cat(hits)  # (M,)
     return Manifolds((hits > 0).double(), recalled.double(), hits.double() / k, covered.double())
 
-# %% ../nbs/12_evaluation.ipynb #c28
+# %% ../nbs/12_evaluation.ipynb #c30
 def precision_recall(real_features, fake_features, k=3):
     """`(precision, recall)` of fake (M, D) against real features (N, D).
 
@@ -212,7 +212,7 @@ def expected_coverage(real, fake, k=5):
     for i in range(k): missed *= (real - 1 - i) / (real - 1 + fake - i)
     return 1 - missed
 
-# %% ../nbs/12_evaluation.ipynb #c32
+# %% ../nbs/12_evaluation.ipynb #c34
 def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None):
     """`(low, high)` around `statistic(rows)`, for rows (N, ...) that were drawn independently.
 
@@ -225,7 +225,7 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
     estimate = float(statistic(rows))
     return estimate + low.item(), estimate + high.item()
 
-# %% ../nbs/12_evaluation.ipynb #c36
+# %% ../nbs/12_evaluation.ipynb #c38
 from functools import lru_cache
 
 from .data import from_pixels, load_data
@@ -258,7 +258,7 @@ class Judge(nn.Module):
         pool = self.pool(maps)  # (B, 64)
         return Features(pool, maps[:, :7].flatten(1), self.head(pool).softmax(1))
 
-
+# %% ../nbs/12_evaluation.ipynb #c40
 def train_judge(data, steps=None, batch=64, seed=0):
     """A `Judge` trained on `data` (`Images`) for `steps` (default: twice through the data, at
     least 300) with one cycle of learning rate; the same for the same seed."""
@@ -281,7 +281,7 @@ def judge_of(name):
     "The `Judge` of the data set `name` (see `load_data`), trained once a session."
     return train_judge(load_data(name))
 
-# %% ../nbs/12_evaluation.ipynb #c40
+# %% ../nbs/12_evaluation.ipynb #c44
 import hashlib
 from pathlib import Path
 
@@ -339,7 +339,7 @@ def feature_network(name):
     except RuntimeError as error:  # torchvision's, where a download fails
         raise ValueError(f"features {name!r} must have their data set: {str(error).splitlines()[0]}") from None
 
-# %% ../nbs/12_evaluation.ipynb #c44
+# %% ../nbs/12_evaluation.ipynb #c48
 import shutil, subprocess, time, zipfile, zlib
 from contextlib import contextmanager
 
@@ -367,7 +367,7 @@ def _header(stream, name):
                          f"{', columns first' if columns_first else ', which can run code'}")
     return shape, dtype
 
-
+# %% ../nbs/12_evaluation.ipynb #c50
 class Batch:
     """An .npz file in the layout of OpenAI's evaluator: `headers` {name: (shape, dtype)}; the
     arrays are read when asked for. Raises ValueError if it is no such file."""
@@ -414,7 +414,7 @@ class Batch:
                     rows = numpy.frombuffer(data, numpy.uint8).reshape(-1, *self.size)
                     yield torch.from_numpy(rows.copy()).permute(0, 3, 1, 2)
 
-# %% ../nbs/12_evaluation.ipynb #c48
+# %% ../nbs/12_evaluation.ipynb #c54
 class Extracted(NamedTuple):
     """What the numbers are computed from: `law` of the pooled and `spatial` law of the spatial
     features, `pool` (N, D) and `probs` (N, classes); the last two None without samples."""
@@ -432,15 +432,13 @@ def extract(network, pixels, block=64):
     for part in pixels.split(block):
         found = network(part.to(device))
         here = moments(found.spatial.cpu())
-        if done == 0: spatial, pool, probs = here, _rows_like(found.pool, pixels), _rows_like(found.probs, pixels)
+        if done == 0:
+            spatial = here
+            pool, probs = (torch.empty(len(pixels), each.shape[1]) for each in (found.pool, found.probs))
         else: spatial = merge_moments(spatial, here)
         pool[done:done + len(part)], probs[done:done + len(part)] = found.pool, found.probs
         done += len(part)
     return Extracted(moments(pool), spatial, pool, probs)
-
-
-def _rows_like(part, pixels):  # one large tensor: small ones that stay would riddle the heap
-    return torch.empty(len(pixels), part.shape[1])
 
 
 def extract_reference(network, batch):
@@ -451,7 +449,7 @@ def extract_reference(network, batch):
                     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")))
     return found._replace(law=law, spatial=spatial)
 
-
+# %% ../nbs/12_evaluation.ipynb #c56
 def provenance():
     "Where and when numbers came about: device, versions, date and, in a clone, the commit."
     from guided_diffusion_edu import __version__
@@ -472,7 +470,7 @@ def write_reference(path, found, features):
             numpy.savez(file, features=numpy.array(features), **{k: v.numpy() for k, v in arrays.items()})
     write_whole(path, write)
 
-# %% ../nbs/12_evaluation.ipynb #c50
+# %% ../nbs/12_evaluation.ipynb #c58
 def require_enough(count, found, name):
     "Raise ValueError if `count` samples are too few for the covariances of features like `found`."
     wanted = max(found.law.mean.numel(), found.spatial.mean.numel()) + 1
