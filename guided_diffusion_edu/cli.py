@@ -114,7 +114,8 @@ from .training import write_text
 
 def _fitting(reference, samples):
     "Raise ValueError unless the two batches can be compared."
-    _require(samples.count, "B", "a batch with samples (arr_0)", f"{samples.path} with statistics only")
+    _require(samples.count, "B", "a batch with samples (arr_0)",
+             f"{samples.path} with statistics only")
     fits = not reference.count or reference.size == samples.size
     _require(fits, "A and B", "of pictures of one size", f"{reference.size} and {samples.size}")
 
@@ -123,7 +124,8 @@ def _labels(batch, network):
     "The classes that the samples were asked to be, where the network knows the same classes."
     if "arr_1" not in batch.headers or not isinstance(network, Judge): return None
     y = batch.array("arr_1").long()
-    _require(y.shape == (batch.count,), "arr_1", f"one class for each of {batch.count} samples", tuple(y.shape))
+    _require(y.shape == (batch.count,), "arr_1", f"one class for each of {batch.count} samples",
+             tuple(y.shape))
     return y if y.max() < len(network.names) else None
 
 
@@ -144,8 +146,8 @@ def evaluate(args):
     drawn = extract(network, samples)
     require_enough(samples.count, drawn, "B")
     if "mu" not in reference.headers: require_enough(reference.count, found, "A")
-    _require(found.law.mean.shape == drawn.law.mean.shape, "A", f"statistics of {len(drawn.law.mean)} features, "
-             f"as {name} has them", len(found.law.mean))
+    wanted, size = len(drawn.law.mean), len(found.law.mean)
+    _require(size == wanted, "A", f"statistics of {wanted} features, as {name} has them", size)
     table = scores(found, drawn, _labels(samples, network), args.repeats, args.seed)
     print(f"features: {name}; {samples.count} samples against {reference.count or 'statistics'}")
     print("\n".join(_as_table(table)))
@@ -162,7 +164,8 @@ def _known_features(reference, name):
     "Raise ValueError if the reference's statistics say that they are of other features."
     if "features" not in reference.headers: return
     of = reference.text("features")
-    _require(of == name, "--features", f"those of the statistics in {reference.path}, {of!r}", repr(name))
+    _require(of == name, "--features", f"those of the statistics in {reference.path}, {of!r}",
+             repr(name))
 
 # %% ../nbs/13_command_line.ipynb #c18
 from .tradeoff import trade_off
@@ -183,7 +186,8 @@ def tradeoff(args):
     record = trade_off(args.weights, args.out, args.scales, args.steps, args.count, args.data,
                        args.seed, command)
     for row in record["rows"]:
-        some = ", ".join(f"{name} {row['scores'][name][0]:.3f}" for name in ("FID", "IS", "precision", "recall"))
+        names = "FID", "IS", "precision", "recall"
+        some = ", ".join(f"{name} {row['scores'][name][0]:.3f}" for name in names)
         print(f"{row['way']:12} s = {row['scale']}, {row['steps']} steps: {some}")
     print(f"-> {args.out}")
 
@@ -236,14 +240,17 @@ def _add_train(verbs):
 
 # %% ../nbs/13_command_line.ipynb #c22
 def _add_evaluate(verbs):
-    p = _verb(verbs, evaluate, ["gde evaluate reference.npz samples.npz --features digits",
-                                "gde evaluate VIRTUAL_imagenet256.npz samples.npz --features inception"])
+    p = _verb(verbs, evaluate,
+              ["gde evaluate reference.npz samples.npz --features digits",
+               "gde evaluate VIRTUAL_imagenet256.npz samples.npz --features inception"])
     p.add_argument("A", help="reference batch: samples, or statistics, or both")
     p.add_argument("B", help="batch of samples")
-    p.add_argument("--features", help="inception, inception:PATH of its weights, or a data set on which a small "
-                                      "classifier is trained (default: digits for 8 x 8, else inception)")
+    p.add_argument("--features",
+                   help="inception, inception:PATH of its weights, or a data set on which a small "
+                        "classifier is trained (default: digits for 8 x 8, else inception)")
     p.add_argument("--out", help="the JSON file (default: beside B, .scores.json)")
-    p.add_argument("--statistics", help="also write A's statistics as a reference batch to this .npz")
+    p.add_argument("--statistics",
+                   help="also write A's statistics as a reference batch to this .npz")
     p.add_argument("--repeats", type=int, default=100,
                    help="redrawn sets for the intervals, 0 for none; with Inception each takes "
                         "many seconds on a CPU (default: 100)")
@@ -251,10 +258,12 @@ def _add_evaluate(verbs):
 
 
 def _add_tradeoff(verbs):
-    p = _verb(verbs, tradeoff, ["gde tradeoff --weights digits --scales 0,1,2,4 --out tradeoff.json"])
+    example = "gde tradeoff --weights digits --scales 0,1,2,4 --out tradeoff.json"
+    p = _verb(verbs, tradeoff, [example])
     p.add_argument("--weights", default="digits", help="as for gde sample (default: digits)")
     p.add_argument("--data", help="the real ones (default: the data set of the weights' name)")
-    p.add_argument("--scales", type=_numbers(float), default=(0.0, 1.0, 2.0, 4.0), help="default: 0,1,2,4")
+    p.add_argument("--scales", type=_numbers(float), default=(0.0, 1.0, 2.0, 4.0),
+                   help="default: 0,1,2,4")
     p.add_argument("--steps", type=_numbers(int), default=(25,), help="default: 25")
     p.add_argument("--count", type=int, default=1000, help="samples a point (default: 1000)")
     p.add_argument("--seed", type=int, default=0, help="default: 0")

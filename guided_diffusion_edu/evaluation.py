@@ -97,7 +97,7 @@ def fid_bias(covariance, count):
 
 # %% ../nbs/12_evaluation.ipynb #c18
 def straight_line(x, y):
-    "The constant and the slope of the least-squares line through `x` and `y` (N,). Eq. `eq-fid-line`."
+    "Constant and slope of the least-squares line through `x` and `y` (N,). Eq. `eq-fid-line`."
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
     return (y.mean() - slope * x.mean()).item(), slope.item()
 
@@ -168,7 +168,10 @@ class Manifolds(NamedTuple):
 
 
 def manifolds(real_features, fake_features, k=3, block=1000):
-    "`Manifolds` of real (N, D) and fake (M, D) features. Eqs. `eq-precision-recall`, `eq-density-coverage`."
+    """`Manifolds` of real (N, D) and fake (M, D) features.
+
+    Eqs. `eq-precision-recall`, `eq-density-coverage`.
+    """
     real, fake = _rows(real_features, "real_features"), _rows(fake_features, "fake_features")
     if real.shape[1] != fake.shape[1]:
         raise ValueError("real_features and fake_features must have one size, got "
@@ -219,7 +222,7 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
     Eq. `eq-bootstrap`; Efron 1979.
     """
     def redrawn(): return rows[torch.randint(len(rows), (len(rows),), generator=generator)]
-    values = torch.tensor([float(statistic(redrawn())) for _ in range(repeats)], dtype=torch.float64)
+    values = torch.tensor([float(statistic(redrawn())) for _ in range(repeats)]).double()
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(values - values.mean(), edges)
     estimate = float(statistic(rows))
@@ -232,7 +235,7 @@ from .data import from_pixels, load_data
 
 
 class Features(NamedTuple):
-    "What a feature network gives of pictures: `pool` (N, D), `spatial` (N, S), `probs` (N, classes)."
+    "What a feature network gives: `pool` (N, D), `spatial` (N, S), `probs` (N, classes)."
     pool: torch.Tensor
     spatial: torch.Tensor
     probs: torch.Tensor
@@ -251,9 +254,11 @@ class Judge(nn.Module):
 
     def forward(self, pixels):
         x = from_pixels(pixels)  # (B, C, H, W)
-        if self.channels == 1 and x.shape[1] == 3: x = x.mean(1, keepdim=True)  # grey, as .npz has it
+        if self.channels == 1 and x.shape[1] == 3:
+            x = x.mean(1, keepdim=True)  # grey, as an .npz has it
         if x.shape[1] != self.channels:
-            raise ValueError(f"pixels must have {self.channels} channels for these features, got {x.shape[1]}")
+            raise ValueError(f"pixels must have {self.channels} channels for these features, "
+                             f"got {x.shape[1]}")
         maps = self.maps(x)  # (B, 32, 4, 4)
         pool = self.pool(maps)  # (B, 64)
         return Features(pool, maps[:, :7].flatten(1), self.head(pool).softmax(1))
@@ -337,7 +342,8 @@ def feature_network(name):
         return Inception(name.removeprefix("inception").removeprefix(":") or None)
     try: return judge_of(name)
     except RuntimeError as error:  # torchvision's, where a download fails
-        raise ValueError(f"features {name!r} must have their data set: {str(error).splitlines()[0]}") from None
+        said = str(error).splitlines()[0]
+        raise ValueError(f"features {name!r} must have their data set: {said}") from None
 
 # %% ../nbs/12_evaluation.ipynb #c48
 import shutil, subprocess, time, zipfile, zlib
@@ -351,7 +357,8 @@ from numpy.lib import format as npy
 def _as_a_batch(path):
     "What goes wrong while a file is read, as a line that names the file."
     try: yield
-    except FileNotFoundError: raise ValueError(f"batch must be a file, and there is none at {path}") from None
+    except FileNotFoundError:
+        raise ValueError(f"batch must be a file, and there is none at {path}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(f"batch must be a whole .npz file; {path} is not: {error}") from None
 
@@ -360,7 +367,8 @@ def _header(stream, name):
     "`(shape, dtype)` of an array in a zip archive; the stream then stands at its data."
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(stream)
-    if version not in readers: raise ValueError(f"array {name} must be of .npy version 1 or 2, got {version}")
+    if version not in readers:
+        raise ValueError(f"array {name} must be of .npy version 1 or 2, got {version}")
     shape, columns_first, dtype = readers[version](stream)
     if dtype.hasobject or columns_first:
         raise ValueError(f"array {name} must hold numbers row by row, got {dtype}"
@@ -374,13 +382,15 @@ class Batch:
     def __init__(self, path):
         self.path = Path(path)
         with _as_a_batch(path), zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
             self.headers = {name: self._open(archive, name, _header) for name in names}
         if "arr_0" not in self.headers and "mu" not in self.headers:
-            raise ValueError(f"batch must hold samples (arr_0) or statistics (mu), {path} has {names}")
+            raise ValueError("batch must hold samples (arr_0) or statistics (mu), "
+                             f"{path} has {names}")
         shape, dtype = self.headers.get("arr_0", ((0, 1, 1, 3), numpy.dtype("uint8")))
         if len(shape) != 4 or shape[3] not in (1, 3) or dtype != numpy.uint8:
-            raise ValueError(f"arr_0 must be uint8 (N, H, W, 1 or 3), {path} has {dtype} {shape}")
+            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), "
+                             f"{path} has {dtype} {shape}")
         self.count, self.size = shape[0], shape[1:]
 
     def _open(self, archive, name, read):
@@ -434,7 +444,8 @@ def extract(network, pixels, block=64):
         here = moments(found.spatial.cpu())
         if done == 0:
             spatial = here
-            pool, probs = (torch.empty(len(pixels), each.shape[1]) for each in (found.pool, found.probs))
+            pool, probs = (torch.empty(len(pixels), each.shape[1])
+                           for each in (found.pool, found.probs))
         else: spatial = merge_moments(spatial, here)
         pool[done:done + len(part)], probs[done:done + len(part)] = found.pool, found.probs
         done += len(part)
@@ -454,7 +465,8 @@ def provenance():
     "Where and when numbers came about: device, versions, date and, in a clone, the commit."
     from guided_diffusion_edu import __version__
     git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout if shutil.which("git") else ""
+    commit = ""
+    if shutil.which("git"): commit = subprocess.run(git, capture_output=True, text=True).stdout
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__,
                 version=__version__, commit=commit.strip() or None, date=time.strftime("%Y-%m-%d"))
@@ -467,7 +479,8 @@ def write_reference(path, found, features):
                   mu_s=found.spatial.mean, sigma_s=found.spatial.covariance)
     def write(p):
         with open(p, "wb") as file:
-            numpy.savez(file, features=numpy.array(features), **{k: v.numpy() for k, v in arrays.items()})
+            numbers = {name: array.numpy() for name, array in arrays.items()}
+            numpy.savez(file, features=numpy.array(features), **numbers)
     write_whole(path, write)
 
 # %% ../nbs/12_evaluation.ipynb #c58
@@ -485,7 +498,8 @@ def scores(reference, samples, labels=None, repeats=100, seed=0):
     was computed (`repeats=0`, and for what keeps no single samples)."""
     g, table = torch.Generator().manual_seed(seed), {}
     def add(name, statistic, rows):
-        interval = bootstrap_interval(statistic, rows, repeats, generator=g) if repeats else (None, None)
+        interval = (None, None)
+        if repeats: interval = bootstrap_interval(statistic, rows, repeats, generator=g)
         table[name] = (float(statistic(rows)), *interval)
     add("FID", lambda rows: frechet_distance(moments(rows), reference.law), samples.pool)
     table["FID infinity"] = (fid_infinity(reference.law, samples.pool, generator=g), None, None)

@@ -68,8 +68,8 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     found.model.to(device); found.classifier.to(device)
     judge, train, held_out = judge_of(data), load_data(data), load_data(data, train=False)
     reference = extract(judge, train.pixels)
-    about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count, seed=seed,
-                 conditional=bool(found.model.config.classes), reference=len(train.labels))
+    about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
+                 seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels))
     record = _resumed(out, about)
     record["commands"].append(dict(command=command, **provenance()))
     if "real" not in record:
