@@ -363,12 +363,12 @@ def test_memory_does_not_hold_the_distances():
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss is in kilobytes on Linux')
 def test_memory_does_not_hold_the_pictures(tmp_path):
-    "4,000 pictures of 64 x 64 x 3 are 49 MB, and 197 MB as floats."
-    numpy.savez(tmp_path / 'a.npz', numpy.zeros((4000, 64, 64, 3), dtype=numpy.uint8))
+    "6,000 pictures of 64 x 64 x 3 are 74 MB, and 295 MB as floats."
+    numpy.savez(tmp_path / 'a.npz', numpy.zeros((6000, 64, 64, 3), dtype=numpy.uint8))
     prepare = f'''
 from guided_diffusion_edu.data import Images
 from guided_diffusion_edu.evaluation import train_judge
 judge = train_judge(Images(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.zeros(9).long(), ("one",)), steps=1, batch=2)
 batch = Batch({str(tmp_path / 'a.npz')!r})
 for block in batch.split(64): judge(block); break'''
-    assert growth(prepare, 'extract(judge, batch)') < 40
+    assert growth(prepare, 'extract(judge, batch)') < 55
