@@ -7,7 +7,8 @@ __all__ = []
 # %% ../nbs/api.ipynb #c04
 from .viz import image_grid, show_grid, to_pixels
 from .schedules import (Schedule, cosine_schedule, linear_schedule,
-                                            log_snr, respace, schedule_from_alpha_bar)
+                                            keep_steps, log_snr, respace,
+                                            schedule_from_alpha_bar)
 from .exact import GaussianMixture, four_corners, two_trees
 from .diffusion import (bits_per_dim, bound_term, decoder_log_prob,
                                             eps_from_x0, gaussian_kl, hybrid_loss,
@@ -27,3 +28,5 @@ from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import Images, digits_judge, from_pixels, load_data, spread_within
 from .training import Recipe, train_classifier, train_diffusion
 from .pretrained import Pretrained, available_weights, load_pretrained
+from .solvers import (dpmpp_2m_sample, dpmpp_2m_sde_sample, edm_steps,
+                                          heun_sample)
