@@ -30,3 +30,6 @@ from .training import Recipe, train_classifier, train_diffusion
 from .pretrained import Pretrained, available_weights, load_pretrained
 from .solvers import (dpmpp_2m_sample, dpmpp_2m_sde_sample, edm_steps,
                                           heun_sample)
+from .anything import (all_of, any_of, class_loss, colour, edges, low_pass,
+                                           masked, measured_guidance, measurement_loss, mended,
+                                           recurrent_sample, replace_known, waiting, x_0_guidance)
