@@ -33,3 +33,6 @@ from .solvers import (dpmpp_2m_sample, dpmpp_2m_sde_sample, edm_steps,
 from .anything import (all_of, any_of, class_loss, colour, edges, low_pass,
                                            masked, measured_guidance, measurement_loss, mended,
                                            recurrent_sample, replace_known, waiting, x_0_guidance)
+from .flows import (diffusion_of, eps_from_flow, flow_sample, flow_time,
+                                        guidance_on_flow, guided_velocity, sde_sample, to_flow,
+                                        velocity_of)
