@@ -14,12 +14,12 @@ from guided_diffusion_edu.classifier import AttentionPool
 from guided_diffusion_edu.flows import (diffusion_of, eps_from_flow, flow_sample, flow_time, guidance_on_flow, guided_score, guided_velocity, reverse_drift,
                                         sde_sample, to_flow, velocity_from_eps, velocity_of, vp_rate)
 from guided_diffusion_edu.layers import attend
-from guided_diffusion_edu.samplers import ddim_sigma
+from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
-                                             lab_step_by_eps, lab_step_ddim, target_variance)
+                                             lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
 from guided_diffusion_edu.pretrained import standard_error
-from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, mean_tilt,
-                                             no_tilt, product_tilt, total_variation, x_t_tilt)
+from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, matched_kernel, mean_tilt,
+                                             moments_tilt, no_tilt, product_tilt, step_moments, total_variation, x_t_tilt)
 from guided_diffusion_edu.solvers import edm_steps, exponential_step, flow_map, guided_x_0, heun, mixture_cdf, noise_to_signal, stochastic_step, two_m
 from guided_diffusion_edu.training import moving_average
 
@@ -652,6 +652,7 @@ def test_eq_shift_ratio():
         by_rule = one_step(gde.ddpm_sample, s, push) - one_step(gde.ddpm_sample, s)
         exact = one_step(gde.ddim_sample, s, push, eta=1.0) - one_step(gde.ddim_sample, s, eta=1.0)
         wanted = s.alphas[-1].sqrt() * (1 - s.alpha_bars_prev[-1]) / (1 - s.alpha_bars[-1])
+        assert shift_ratio(s)[-1].item() == pytest.approx(wanted.item(), rel=1e-12)
         assert by_rule / exact == pytest.approx(wanted.item(), rel=1e-6) and exact == pytest.approx((s.betas[-1] / s.alphas[-1].sqrt()).item(), rel=1e-6)
 
 
@@ -703,6 +704,37 @@ def test_eq_chain_law():
         x, law = guided_chain(LINE, s, 1, exact_kernel(LINE), tilt)
         assert law.sum().item() == pytest.approx(1, abs=1e-12)
         assert (total_variation(law, class_law(LINE, 1, s.alpha_bars[0].item(), x)) < 1e-8) == holds
+
+
+def test_eq_matched_variance():
+    x, below = torch.linspace(-2, 2, 9, dtype=DOUBLE), torch.linspace(-6, 6, 6001, dtype=DOUBLE)
+    for count, i in ((25, 3), (25, 20), (10, 5)):
+        s = gde.respace(LINEAR, count)
+        weights = exact_kernel(LINE)(s, i, x, below)[0].softmax(1)
+        mean, variance = step_moments(LINE, s, i, x)
+        assert torch.allclose(mean, weights @ below, atol=1e-9)
+        assert torch.allclose(variance, weights @ below ** 2 - (weights @ below) ** 2, atol=1e-9)
+
+
+def test_eq_guided_variance():
+    # against the moments of the exact kernel times the classifier, on a grid
+    x, below, s = torch.linspace(-1.5, 1.5, 7, dtype=DOUBLE), torch.linspace(-6, 6, 6001, dtype=DOUBLE), gde.respace(LINEAR, 25)
+    for i in (3, 12, 20):
+        logs, mean = exact_kernel(LINE)(s, i, x, below)
+        exact = (logs + product_tilt(exact_class(LINE, 1))(s, i, x, mean, below)).softmax(1)
+        logs, mean = matched_kernel(LINE)(s, i, x, below)
+        ours = (logs + moments_tilt(exact_class(LINE, 1), LINE)(s, i, x, mean, below)).softmax(1)
+        for power in (1, 2): assert torch.allclose(ours @ below ** power, exact @ below ** power, atol=1e-6)
+
+
+def test_eq_third_order_shift():
+    z = torch.linspace(-12, 12, 40_001, dtype=DOUBLE)
+    g, H, T = 0.7, -1.1, 0.9  # log p = g d + H d^2 / 2 + T d^3 / 6 - d^4 / 10, to be integrable
+    def off(variance):
+        d = z * variance ** 0.5
+        law = (g * d + H * d ** 2 / 2 + T * d ** 3 / 6 - d ** 4 / 10 - z ** 2 / 2).softmax(0)
+        return (law * d).sum().item() - third_order_shift(variance, g, H, T)
+    assert off(0.01) / off(0.005) == pytest.approx(8, abs=0.4)
 
 
 def test_eq_total_variation():

@@ -9,7 +9,7 @@ from sympy.stats import E, Normal, variance
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.flows import eps_from_flow, flow_time, guided_score, guided_velocity, reverse_drift, to_flow, velocity_from_eps
-from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance
+from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
 from guided_diffusion_edu.solvers import exponential_step, guided_x_0, heun, noise_to_signal, stochastic_step, two_m
 
@@ -503,6 +503,34 @@ def test_eq_lab_recursion():
     X, Z = Normal('X', mu, sqrt(v)), Normal('Z', 0, 1)
     step = k_1 * X + k_2 + k_3 * Z
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1 ** 2 * v + k_3 ** 2)
+
+
+def test_eq_matched_variance():
+    # two points noised: the step's variance is the mean of the variances plus the variance of the means
+    p, r_1 = two_points(x_t, ab)
+    m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
+    by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
+    assert same(by_parts, beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2)))
+    mean = r_1 * m_1 + (1 - r_1) * m_2
+    assert same(by_parts, beta / sqrt(alpha) * sp.diff(mean, x_t))
+
+
+def test_eq_guided_variance():
+    # the class is the first point: given it, the step's variance is that of the posterior
+    p, r_1 = two_points(x_t, ab)
+    free = beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2))
+    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * sp.diff(log(r_1), x_t, 2))
+
+
+def test_eq_third_order_shift():
+    # moments of e^l to the fourth order in sigma, l = g d + H d^2 / 2 + T d^3 / 6, d = sigma z
+    g_, H, T, sigma, z = sp.symbols('g H T sigma z')
+    d = sigma * z
+    tilt = sp.series(exp(g_ * d + H * d ** 2 / 2 + T * d ** 3 / 6), sigma, 0, 5).removeO()
+    normal = {1: 0, 2: 1, 3: 0, 4: 3, 5: 0, 6: 15, 8: 105}
+    def mean(poly): return sum(c * (1 if k == 0 else normal.get(k, 0)) for (k,), c in sp.Poly(sp.expand(poly), z).terms())
+    ratio = sp.series(mean(d * tilt) / mean(tilt), sigma, 0, 5).removeO()
+    assert same(ratio, third_order_shift(sigma ** 2, g_, H, T))
 
 
 def test_eq_law_target():
