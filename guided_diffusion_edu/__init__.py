@@ -6,8 +6,8 @@ __all__ = []
 
 # %% ../nbs/api.ipynb #c04
 from .viz import image_grid, show_grid, to_pixels
-from .schedules import (Schedule, cosine_schedule, linear_schedule,
-                                            keep_steps, log_snr, respace,
+from .schedules import (Schedule, cosine_schedule, keep_steps,
+                                            linear_schedule, log_snr, respace,
                                             schedule_from_alpha_bar)
 from .exact import GaussianMixture, four_corners, two_trees
 from .diffusion import (bits_per_dim, bound_term, decoder_log_prob,
@@ -36,3 +36,4 @@ from .anything import (all_of, any_of, class_loss, colour, edges, low_pass,
 from .flows import (diffusion_of, eps_from_flow, flow_sample, flow_time,
                                         guidance_on_flow, guided_velocity, sde_sample, to_flow,
                                         velocity_of)
+from .leaderboard import score_table, tilted_law

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['BINS', 'METHODS', 'pushed_law', 'map_variation', 'tilted_law', 'sampling_floor', 'even', 'edm', 'edm_half',
-           'by_quadrature', 'by_map', 'by_samples', 'leaderboard']
+           'by_quadrature', 'by_map', 'by_samples', 'score_table']
 
 # %% ../nbs/19_leaderboard.ipynb #c04
 import torch
@@ -91,7 +91,7 @@ def by_map(sampler, levels):
     return law
 
 
-def by_samples(sampler, levels, n=200_000, seed=0):
+def by_samples(sampler, levels, n=50_000, seed=0):
     "Entry of any `sampler`, by `n` samples: known no better than `sampling_floor`. Eq. `eq-sampling-floor`."
     def law(world, schedule, y, scale, evaluations, bins=BINS):
         s, g = levels(schedule, evaluations), torch.Generator().manual_seed(seed)
@@ -113,7 +113,7 @@ METHODS = {
 }
 
 
-def leaderboard(methods, world, schedule, y, scale=1.0, budgets=(6, 12, 24, 48), bins=BINS):
+def score_table(methods, world, schedule, y, scale=1.0, budgets=(6, 12, 24, 48), bins=BINS):
     """Total variation to the exact target, {name: [one for each of `budgets`]}, of each of
     `methods`, functions `law(world, schedule, y, scale, evaluations, bins)`, in the
     one-dimensional `world`, guided to class `y`. Eq. `eq-total-variation`."""

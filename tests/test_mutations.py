@@ -83,6 +83,36 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
+    # few steps
+    ('solvers', '(x_0 - x_0_before)', '(x_0_before - x_0)', 'eq-two-m'),
+    ('solvers', 'h / (2 * h_before)', 'h / h_before', 'eq-two-m'),
+    ('solvers', 'before is None or i == 0', 'True', 'eq-two-m'),
+    ('solvers', '/ noise_to_signal(alpha_bar)  # exp(-h)', '/ noise_to_signal(alpha_bar) * 0.99', 'eq-exponential-step'),
+    ('solvers', '** 2  # exp(-2 h)', '', 'eq-stochastic-step'),
+    ('solvers', 'below * (1 - kept) ** 0.5 * z', 'below * (1 - kept) * z', 'eq-stochastic-flow'),
+    ('solvers', 'return x_0 + (1 - alpha_bar) / alpha_bar ** 0.5 * gradient', 'return x_0 + (1 - alpha_bar) ** 0.5 * gradient', 'eq-guided-x0'),
+    ('solvers', 'x + width / 2 * (slope + slope_below)', 'x + width * slope', 'eq-heun'),
+    ('solvers', '(low + torch.arange(steps) / (steps - 1) * (high - low)) ** rho', '(low + torch.arange(steps) / steps * (high - low)) ** rho', 'eq-edm-levels'),
+    ('solvers', 'middle, y) < share', 'middle) < share', 'eq-heun'),
+    # any wish
+    ('anything', 'return -loss(x_0.clamp', 'return loss(x_0.clamp', 'eq-x0-guidance'),
+    ('anything', '/ (2 * r ** 2)', '/ r ** 2', 'eq-measurement'),
+    ('anything', 'r ** 2 / (r ** 2 + open_)', 'r / (r + open_)', 'eq-dps-ratio'),
+    ('anything', 'between = alpha_bar ** 0.5 * C', 'between = alpha_bar * C', 'eq-measured'),
+    ('anything', '-torch.stack([-loss(x_0) for loss in losses]).logsumexp(0)', 'torch.stack([loss(x_0) for loss in losses]).logsumexp(0)', 'eq-any-of'),
+    ('anything', 'beta ** 0.5 * noise_like', 'beta * noise_like', 'eq-recurrence'),
+    # SDEs and flows
+    ('flows', '(x + (1 + kappa) * score)', '(x + kappa * score)', 'eq-fokker-planck'),
+    ('flows', '(kappa * spans[i]) ** 0.5 * noise', 'spans[i] ** 0.5 * noise', 'eq-reverse-family'),
+    ('flows', 'tau / (1 - tau) * gradient', 'tau * gradient', 'eq-guided-velocity'),
+    ('flows', 'return (eps - x_tau) / (1 - tau)', 'return (x_tau - eps) / (1 - tau)', 'eq-velocity'),
+    ('flows', 'return scale * guidance(scale * x_tau, t)', 'return guidance(scale * x_tau, t)', 'eq-guided-velocity'),
+    ('flows', 'x = x + (below - tau) * v', 'x = x + (tau - below) * v', 'eq-euler-is-ddim'),
+    # the leaderboard
+    ('leaderboard', 'torch.maximum(ends[1:], ends[:-1])', 'ends[1:]', 'eq-pushed-law'),
+    ('leaderboard', 'target(image) * slope', 'target(image)', 'eq-map-variation'),
+    ('leaderboard', '(2 * p * (1 - p) / (torch.pi * n))', '(p * (1 - p) / n)', 'eq-sampling-floor'),
+    ('leaderboard', 'scale * exact_class(world, y)(1.0, x)', 'exact_class(world, y)(1.0, x)', 'eq-tilted-bins'),
 ]
 
 
