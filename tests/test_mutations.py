@@ -109,7 +109,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('flows', 'return scale * guidance(scale * x_tau, t)', 'return guidance(scale * x_tau, t)', 'eq-guided-velocity'),
     ('flows', 'x = x + (below - tau) * v', 'x = x + (tau - below) * v', 'eq-euler-is-ddim'),
     # the leaderboard
-    ('leaderboard', 'torch.maximum(ends[1:], ends[:-1])', 'ends[1:]', 'eq-pushed-law'),
+    ('leaderboard', '/ width).clamp(0, 1)', '/ width).clamp(0, 2)', 'eq-pushed-law'),
     ('leaderboard', 'target(image) * slope', 'target(image)', 'eq-map-variation'),
     ('leaderboard', '(2 * p * (1 - p) / (torch.pi * n))', '(p * (1 - p) / n)', 'eq-sampling-floor'),
     ('leaderboard', 'scale * exact_class(world, y)(1.0, x)', 'exact_class(world, y)(1.0, x)', 'eq-tilted-bins'),
