@@ -13,7 +13,7 @@ from guided_diffusion_edu.anything import (all_of, any_of, class_loss, edges, lo
 from guided_diffusion_edu.classifier import AttentionPool
 from guided_diffusion_edu.flows import (diffusion_of, eps_from_flow, flow_sample, flow_time, guidance_on_flow, guided_score, guided_velocity, reverse_drift,
                                         sde_sample, to_flow, velocity_from_eps, velocity_of, vp_rate)
-from guided_diffusion_edu.layers import attend
+from guided_diffusion_edu.layers import Norm, attend, halve, queries_first
 from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
                                              lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
@@ -289,7 +289,7 @@ def test_eq_timestep_embedding():
 
 
 def test_eq_group_norm():
-    norm, h = torch.nn.GroupNorm(4, 8).double(), randn(3, 8, 5, 5)
+    norm, h = Norm(8, groups=4).double(), randn(3, 8, 5, 5)
     torch.nn.init.normal_(norm.weight); torch.nn.init.normal_(norm.bias)
     groups = h.view(3, 4, -1)
     wanted = ((groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, unbiased=False, keepdim=True) + 1e-5) ** 0.5).view_as(h)
@@ -297,6 +297,19 @@ def test_eq_group_norm():
     assert torch.allclose(norm(h), wanted)
     shift = torch.tensor([1.0, 1, -2, -2, 5, 5, 0, 0], dtype=DOUBLE)[:, None, None]  # constant within each group
     assert torch.allclose(norm(h + shift), norm(h), atol=1e-9)
+
+
+def test_eq_added_norm():
+    layer, h, emb = gde.AddedNorm(8, 6, groups=4).double(), randn(3, 8, 5, 5) + randn(8, 1, 1, seed=1), randn(3, 6, seed=2)
+    torch.nn.init.normal_(layer.norm.weight); torch.nn.init.normal_(layer.norm.bias)
+    e = layer.project(emb * torch.sigmoid(emb))[:, :, None, None].expand_as(h).reshape(3, 4, -1)
+    x = h.view(3, 4, -1)
+    x, e = (part - part.mean(-1, keepdim=True) for part in (x, e))  # within each group
+    v = (x ** 2).mean(-1, keepdim=True) + 2 * (x * e).mean(-1, keepdim=True) + (e ** 2).mean(-1, keepdim=True)
+    normalised = (x + e) / (v + 1e-5) ** 0.5
+    assert torch.allclose(normalised.square().mean(-1, keepdim=True), v / (v + 1e-5)) and normalised.mean(-1).abs().max() < 1e-9
+    wanted = normalised.view_as(h) * layer.norm.weight[:, None, None] + layer.norm.bias[:, None, None]
+    assert torch.allclose(layer(h, emb), wanted)
 
 
 def test_eq_adagn():
@@ -307,14 +320,44 @@ def test_eq_adagn():
         assert torch.allclose(layer(h, emb)[:, c], gain[:, None, None] * layer.norm(h)[:, c] + shift[:, None, None])
 
 
+def test_eq_res_block():
+    block, x, emb = gde.ResBlock(4, 6, out_channels=8, resample=halve, groups=2).double(), randn(2, 4, 6, 6), randn(2, 6, seed=1)
+    pool, silu = torch.nn.functional.avg_pool2d, lambda h: h * torch.sigmoid(h)
+    skip = torch.nn.functional.conv2d(pool(x, 2), block.skip.weight, block.skip.bias)
+    assert torch.allclose(block(x, emb), skip)  # fresh: the skip and nothing else
+    block(x, emb).square().sum().backward()
+    assert block.last.weight.grad.abs().max() > 0 == block.conv.weight.grad.abs().max() == block.adagn.project.weight.grad.abs().max()
+    torch.nn.init.normal_(block.last.weight); torch.nn.init.normal_(block.last.bias)
+    h = torch.nn.functional.conv2d(pool(silu(block.norm(x)), 2), block.conv.weight, block.conv.bias, padding=1)
+    correction = torch.nn.functional.conv2d(silu(block.adagn(h, emb)), block.last.weight, block.last.bias, padding=1)
+    assert torch.allclose(block(x, emb), skip + correction)
+
+
+def test_eq_head_order():
+    heads, d = 2, 4
+    rows = randn(heads * 3 * d, 5)
+    moved = queries_first(rows, heads)
+    for n in range(heads):
+        for j in range(3):
+            for i in range(d): assert torch.equal(moved[(j * heads + n) * d + i], rows[(3 * n + j) * d + i])
+
+
+def test_eq_attention_pool():
+    pool, h = AttentionPool(8, 2, 4, 3).double(), randn(2, 8, 2, 2)
+    for example in range(2):
+        features = h[example].flatten(1).T  # (4, 8)
+        tokens = torch.cat([features.mean(0)[None], features]) + pool.position.T  # (5, 8)
+        q, k, v = (tokens @ pool.qkv.weight[:, :, 0].T + pool.qkv.bias).split(8, dim=1)
+        got = torch.cat([(q[0, part] @ k[:, part].T / 2).softmax(-1) @ v[:, part] for part in (slice(0, 4), slice(4, 8))])
+        assert torch.allclose(pool(h)[example], pool.last.weight[:, :, 0] @ got + pool.last.bias)
+
+
 def test_eq_attention():
     qkv = randn(2, 3 * 8, 5)
     out = attend(qkv, heads=2)
     for head in range(2):
         q, k, v = (qkv[0, part * 8 + head * 4:part * 8 + head * 4 + 4].T for part in range(3))
         assert torch.allclose(out[0, head * 4:head * 4 + 4].T, (q @ k.T / 2).softmax(-1) @ v)
-    pool = AttentionPool(8, 2, 4, 3).double()
-    assert pool(randn(2, 8, 2, 2)).shape == (2, 3)
 
 
 def test_eq_noisy_cross_entropy():

@@ -82,6 +82,13 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     # networks and training
     ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
+    ('layers', 'return super().forward(h.to(self.weight.dtype)).to(h.dtype)', 'return super().forward(h) * self.weight[:, None, None]', 'eq-group-norm'),
+    ('layers', 'return self.norm(h + e.to(h.dtype))', 'return self.norm(h) + e.to(h.dtype)', 'eq-added-norm'),
+    ('layers', 'return self.skip(self.resample(x)) + h', 'return 0.5 * self.skip(self.resample(x)) + h', 'eq-res-block'),
+    ('layers', 'self.last = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))', 'self.last = nn.Conv2d(out_channels, out_channels, 3, padding=1)', 'eq-res-block'),
+    ('layers', '(heads, 3, -1)', '(3, heads, -1)', 'eq-head-order'),
+    ('classifier', 'tokens.mean(-1, keepdim=True), tokens], dim=-1)', 'tokens, tokens.mean(-1, keepdim=True)], dim=-1)', 'eq-attention-pool'),
+    ('classifier', '[:, :, :1])', '[:, :, -1:])', 'eq-attention-pool'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
     # few steps
     ('solvers', '(x_0 - x_0_before)', '(x_0_before - x_0)', 'eq-two-m'),
