@@ -896,12 +896,12 @@ def even_levels(n, low=0.05, high=20.0):
 
 
 def flow_error(sampler, n, points=60):
-    "Of n guided steps in one dimension, at the last level above the clean end, to the exact flow of class 0; by root mean square."
+    "Of n guided steps in one dimension, at the last level above the clean end, to the exact flow of class 0: the median, as points near the watershed of the two components decide any mean square."
     s = even_levels(n)
     x_T = torch.special.ndtri((torch.arange(points) + 0.5).to(DOUBLE) / points)
     guidance = gde.exact_guidance(LINE, s, torch.zeros(points, dtype=torch.long))
     _, path = sampler(LINE.denoiser(s), s, (points, 1), guidance=guidance, x_T=x_T[:, None], clip=False, trajectory=True)
-    return (path[-2][:, 0] - flow_map(LINE, x_T, s.alpha_bars[-1].item(), s.alpha_bars[0].item(), 0)).square().mean().sqrt().item()
+    return (path[-2][:, 0] - flow_map(LINE, x_T, s.alpha_bars[-1].item(), s.alpha_bars[0].item(), 0)).abs().median().item()
 
 
 def test_eq_flow_log_snr():
@@ -951,7 +951,7 @@ def test_eq_exponential_step():
 def test_eq_two_m():
     assert two_m(1.0, 0.4, 0.5, 0.25) == pytest.approx(1.6)  # the line through (-0.25, 0.4) and (0, 1), at 0.25
     errors = [flow_error(gde.dpmpp_2m_sample, n) for n in (60, 120)]
-    assert 1.7 < math.log2(errors[0] / errors[1]) < 2.3
+    assert 1.85 < math.log2(errors[0] / errors[1]) < 2.15
     assert 0.8 < math.log2(flow_error(gde.ddim_sample, 60) / flow_error(gde.ddim_sample, 120)) < 1.3
     assert errors[0] < 0.1 * flow_error(gde.ddim_sample, 60)
 
@@ -1002,7 +1002,7 @@ def test_eq_stochastic_step():
 def test_eq_heun():
     assert heun(1.0, 2.0, 4.0, -0.1) == pytest.approx(0.7)
     errors = [flow_error(gde.heun_sample, n) for n in (60, 120)]
-    assert 1.7 < math.log2(errors[0] / errors[1]) < 2.3
+    assert 1.85 < math.log2(errors[0] / errors[1]) < 2.15
 
 
 def test_eq_heun_in_x0():
