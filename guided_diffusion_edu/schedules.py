@@ -154,7 +154,9 @@ def keep_steps(schedule, kept):
     """The shorter `Schedule` that stops only at the steps `kept`, indices of `schedule` in
     rising order.
 
-    Eqs. `eq-forward-between`, `eq-respaced-betas`; Nichol and Dhariwal 2021, Eq. 19.
+    Eq. `eq-respaced-betas`; Nichol and Dhariwal 2021, Eq. 19.
+
+    Its steps are Eq. `eq-forward-between`.
     """
     alpha_bars = schedule.alpha_bars[kept]
     before = torch.cat([torch.ones(1).double(), alpha_bars[:-1]])
