@@ -604,21 +604,39 @@ def test_eq_lab_recursion():
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1 ** 2 * v + k_3 ** 2)
 
 
+def log_derivatives(level):
+    """First and second derivative in x_t of log p and of log r_1 for `two_points`, with the two parts of p as plain symbols A and B.
+
+    SymPy differentiates with unknown functions; what is put in for their derivatives is checked on the Gaussian itself."""
+    A, B, size_a, size_b = sp.Function('A')(x_t), sp.Function('B')(x_t), *sp.symbols('size_a size_b', positive=True)
+    slopes = {part: -(x_t - sqrt(level) * place) / (1 - level) for part, place in ((A, b_1), (B, b_2))}
+    for part, place in ((A, b_1), (B, b_2)): assert same(sp.diff(log(gauss(x_t, sqrt(level) * place, 1 - level)), x_t), slopes[part])
+    found = []
+    for of in (log(A + B), log(A / (A + B))):
+        for order in (1, 2):
+            value = sp.diff(of, x_t, order)
+            for part, slope in slopes.items():
+                value = value.subs(sp.diff(part, x_t, 2), part * (slope ** 2 + sp.diff(slope, x_t))).subs(sp.diff(part, x_t), part * slope)
+            found.append(value.subs({A: size_a, B: size_b}))
+    return found, size_a / (size_a + size_b)
+
+
 def test_eq_matched_variance():
     # two points noised: the step's variance is the mean of the variances plus the variance of the means
-    p, r_1 = two_points(x_t, ab)
+    (slope, bend, slope_1, _), r_1 = log_derivatives(ab)
     m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
     by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
-    assert same(by_parts, beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2)))
-    mean = r_1 * m_1 + (1 - r_1) * m_2
-    assert same(by_parts, beta / sqrt(alpha) * sp.diff(mean, x_t))
+    assert same(by_parts, beta / alpha * (1 + beta * bend))
+    mean_slope = r_1 * sp.diff(m_1, x_t) + (1 - r_1) * sp.diff(m_2, x_t) + r_1 * slope_1 * (m_1 - m_2)
+    assert same(by_parts, beta / sqrt(alpha) * mean_slope)
 
 
 def test_eq_guided_variance():
     # the class is the first point: given it, the step's variance is that of the posterior
-    p, r_1 = two_points(x_t, ab)
-    free = beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2))
-    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * sp.diff(log(r_1), x_t, 2))
+    (_, bend, _, bend_1), _ = log_derivatives(ab)
+    free = beta / alpha * (1 + beta * bend)
+    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * bend_1)
+    assert not same(gde.posterior_variance(ab, ab_prev) - free, beta / alpha * bend_1)
 
 
 def test_eq_third_order_shift():
