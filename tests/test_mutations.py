@@ -80,6 +80,17 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
+    # two models in the place of a classifier
+    ('free', 'weak + scale * (eps - weak)', 'eps + scale * (eps - weak)', 'eq-free-eps'),
+    ('free', 'return -scale * difference', 'return scale * difference', 'eq-implicit-classifier'),
+    ('free', 'torch.cat([weak + scale * (eps - weak), output[:, channels:]], 1)', 'torch.cat([weak + scale * (eps - weak), output[:, :channels]], 1)', 'eq-autoguidance'),
+    ('free', 'logs.softmax(0)', '(scale * logs).softmax(0)', 'eq-tilt-gap'),
+    ('free', 'torch.special.ndtr(torch.from_numpy(u))', 'torch.special.ndtr(2 * torch.from_numpy(u))', 'eq-flow-quantiles'),
+    ('free', '(2 - 2 * scale)) / ((2 * scale - 1)', '(2 - 2 * scale)) / ((3 * scale - 1)', 'eq-pair-ddpm'),
+    ('free', '(t >= first) & (t <= last)', '(t > first) & (t <= last)', 'eq-interval-law'),
+    ('free', 'x_y.flatten(1).std(1) / x_0.flatten(1).std(1)', 'x_0.flatten(1).std(1) / x_y.flatten(1).std(1)', 'eq-rescaled'),
+    ('free', '(change - (1 - parallel) * along)', '(change - parallel * along)', 'eq-projected'),
+    ('free', '(J - J.mT)', '(J + J.mT)', 'eq-gradient-field'),
 ]
 
 
