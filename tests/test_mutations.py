@@ -91,6 +91,16 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('free', 'x_y.flatten(1).std(1) / x_0.flatten(1).std(1)', 'x_0.flatten(1).std(1) / x_y.flatten(1).std(1)', 'eq-rescaled'),
     ('free', '(change - (1 - parallel) * along)', '(change - parallel * along)', 'eq-projected'),
     ('free', '(J - J.mT)', '(J + J.mT)', 'eq-gradient-field'),
+    # particles
+    ('particles', '(noise + shift / 2)', '(noise - shift / 2)', 'eq-gaussian-weight'),
+    ('particles', '+ log_h - before', '+ log_h', 'eq-smc-weight'),
+    ('particles', 'log_ratio(noise, shift, log_variance.exp()) + log_h', 'log_h', 'eq-smc-target'),
+    ('particles', 'x[kept], log_h[kept], gradient[kept]', 'x[kept], log_h, gradient[kept]', 'eq-smc-evidence'),
+    ('particles', 'log_evidence += _log_mean(log_weights)', 'log_evidence += log_weights.mean().item()', 'eq-smc-evidence'),
+    ('particles', '.softmax(0).square().sum()', '.softmax(0).square().sum().sqrt()', 'eq-ess'),
+    ('particles', 'torch.arange(n) + torch.rand(1,', 'torch.arange(n) + 0.5 * torch.rand(1,', 'eq-systematic'),
+    ('particles', 'return lambda x_t, t: scale * classifier', 'return lambda x_t, t: scale / 2 * classifier', 'eq-twist-bounds'),
+    ('particles', '1 + (scale - 1) * schedule.alpha_bars /', 'scale * schedule.alpha_bars /', 'eq-annealed-twist'),
 ]
 
 
