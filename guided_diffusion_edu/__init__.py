@@ -27,3 +27,10 @@ from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import Images, digits_judge, from_pixels, load_data, spread_within
 from .training import Recipe, train_classifier, train_diffusion
 from .pretrained import Pretrained, available_weights, load_pretrained
+from .free import (autoguidance, drop_labels, free_guidance, guided_model,
+                                       implicit_guidance, interval_guidance, of_class,
+                                       projected_guidance, rescaled_guidance, tilted_world)
+from .particles import (Particles, annealed_twist, effective_sample_size,
+                                            particle_sample, power_twist, systematic)
+from .failures import (dynamic_threshold, mode_shares, target_shares,
+                                           transfer_gap)

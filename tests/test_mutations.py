@@ -101,6 +101,15 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('particles', 'torch.arange(n) + torch.rand(1,', 'torch.arange(n) + 0.5 * torch.rand(1,', 'eq-systematic'),
     ('particles', 'return lambda x_t, t: scale * classifier', 'return lambda x_t, t: scale / 2 * classifier', 'eq-twist-bounds'),
     ('particles', '1 + (scale - 1) * schedule.alpha_bars /', 'scale * schedule.alpha_bars /', 'eq-annealed-twist'),
+    # where guidance goes wrong
+    ('failures', '(guide(x) == y).double() - (judge(x) == y)', '(guide(x) == y).double() + (judge(x) == y)', 'eq-transfer-gap'),
+    ('failures', '(slope ** 2 * (1 + r ** 2) + variance)', '(slope ** 2 * r ** 2 + variance)', 'eq-contrast'),
+    ('failures', 'r ** 2 * scale * (scale - 1)', 'r ** 2 * scale ** 2', 'eq-contrast-target'),
+    ('failures', '.clamp(min=1)  # (B,)', '  # (B,)', 'eq-dynamic-threshold'),
+    ('failures', 'weights / weights.sum() @ owner', 'owner.mean(0)', 'eq-mode-shares'),
+    ('failures', 'scale * world.class_log_probs(points)[:, y]', 'world.class_log_probs(points)[:, y]', 'eq-kept-modes'),
+    ('failures', '-(model(x_t, t, y) - model(x_t, t))', '(model(x_t, t, y) - model(x_t, t))', 'eq-gradient-of-means'),
+    ('failures', 'alpha_bar ** 0.5 * (of_class', 'alpha_bar * (of_class', 'eq-early-push'),
 ]
 
 
