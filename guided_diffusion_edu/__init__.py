@@ -21,12 +21,17 @@ from .guidance import (classifier_guidance, exact_guidance, guided_mean,
                                            log_prob_guidance, martingale_gap, second_order_step)
 from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps,
                                            score_from_eps)
-from .layers import AdaGN, AttentionBlock, ResBlock, timestep_embedding
-from .unet import UNet, UNetConfig
+from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,
+                                         timestep_embedding)
+from .unet import (UNet, UNetConfig, draw_unet, recompute_stages, set_torso,
+                                       survey)
 from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import Images, digits_judge, from_pixels, load_data, spread_within
 from .training import Recipe, train_classifier, train_diffusion
-from .pretrained import Pretrained, available_weights, load_pretrained
+from .pretrained import (Pretrained, Release, available_weights,
+                                             fetch_openai, from_openai, load_pretrained,
+                                             load_released, openai_config, openai_release,
+                                             read_weights, upsample)
 from .free import (autoguidance, drop_labels, free_guidance, guided_model,
                                        implicit_guidance, interval_guidance, of_class,
                                        projected_guidance, rescaled_guidance, tilted_world)

@@ -10,15 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import attend
-from .unet import Encoder, TimeEmbedding
+from .layers import Norm, attend
+from .unet import (Encoder, TimeEmbedding, check_pictures, check_plan,
+                                       head_width)
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     """The shape of a `Classifier`; the fields mean what they mean in `UNetConfig`.
 
-    Defaults: the ImageNet 64x64 classifier's.
+    Defaults: the ImageNet 64x64 classifier's. ValueError, with the name of the field, if there
+    is no such network.
     """
     image_size: int = 64
     in_channels: int = 3
@@ -30,11 +32,21 @@ class ClassifierConfig:
     dropout: float = 0.0
     groups: int = 32
     classes: int = 1000
+    heads: int | None = None
+    conditioning: str = "adagn"
+    resampling: str = "block"
+
+    def __post_init__(self):
+        check_plan(self)
+        if self.classes is None: raise ValueError("classes must be a whole number, got None")
 
 # %% ../nbs/08_noisy_classifier.ipynb #c06
 class AttentionPool(nn.Module):
     """Features (B, channels, size, size) -> (B, out_channels), gathered by attention from their
-    mean."""
+    mean.
+
+    Eq. `eq-attention-pool`; Dhariwal and Nichol 2021, Section 4 ("attention pool").
+    """
 
     def __init__(self, channels, size, head_channels, out_channels):
         super().__init__()
@@ -48,10 +60,11 @@ class AttentionPool(nn.Module):
         tokens = torch.cat([tokens.mean(-1, keepdim=True), tokens], dim=-1) + self.position
         return self.last(attend(self.qkv(tokens), self.heads)[:, :, :1])[:, :, 0]
 
-# %% ../nbs/08_noisy_classifier.ipynb #c08
+# %% ../nbs/08_noisy_classifier.ipynb #c10
 class Classifier(nn.Module):
     """ADM's noisy classifier: `classifier(x_t, t)` -> logits (B, classes).
 
+    `x_t` (B, C, image_size, image_size), `t` (B,). ValueError names what does not fit.
     Dhariwal and Nichol 2021, Section 4.
     """
 
@@ -60,16 +73,18 @@ class Classifier(nn.Module):
         self.config = config
         self.time = TimeEmbedding(config.channels)
         self.encoder = Encoder(config, config.in_channels)
-        self.norm = nn.GroupNorm(config.groups, self.encoder.channels)
-        self.pool = AttentionPool(self.encoder.channels, self.encoder.size,
-                                  config.head_channels, config.classes)
+        channels = self.encoder.channels
+        self.norm = Norm(channels, config.groups)
+        self.pool = AttentionPool(channels, self.encoder.size, head_width(config, channels),
+                                  config.classes)
 
     def forward(self, x_t, t):
-        if t.shape != (len(x_t),):
-            raise ValueError(f"t must have shape ({len(x_t)},), one step an example, got "
-                             f"{tuple(t.shape)}")
+        check_pictures(self.config, x_t, t)
+        if x_t.shape[2:] != (self.config.image_size,) * 2:
+            raise ValueError(f"x_t must be pictures of {self.config.image_size} x "
+                             f"{self.config.image_size}, got {tuple(x_t.shape)}")
         h, _ = self.encoder(x_t, self.time(t))
-        return self.pool(F.silu(self.norm(h)))
+        return self.pool(F.silu(self.norm(h.to(self.norm.weight.dtype))))
 
 
 def classifier_loss(classifier, schedule, x_0, y, t, eps):

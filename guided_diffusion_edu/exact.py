@@ -43,7 +43,19 @@ def _parts(world, x, y=None):
     z = torch.einsum("kij,bkj->bki", world.axes, x.double()[:, None] - world.means)
     squares = z ** 2 / world.variances + torch.log(2 * torch.pi * world.variances)
     logs = world.weights.log() - 0.5 * squares.sum(-1)
-    return (logs if y is None else logs.masked_fill(world.labels != y[:, None], -torch.inf)), z
+    return (logs if y is None else logs.masked_fill(_others(world, y, len(x)), -torch.inf)), z
+
+
+def _others(world, y, batch):
+    "For each of the classes `y` (B,) the components that are not of it: (B, K)."
+    if y.shape != (batch,):
+        raise ValueError(f"y must have shape ({batch},), one class an example, got "
+                         f"{tuple(y.shape)}")
+    known = torch.isin(y, world.labels)
+    if not known.all():
+        raise ValueError(f"y must hold classes of {sorted(set(world.labels.tolist()))}, got "
+                         f"{y[~known][0]}")
+    return world.labels != y[:, None]
 
 
 def _draw(world, n, label, generator):

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['lab_model', 'lab_guidance', 'lab_moments', 'target_variance', 'lab_step_at_x_t', 'lab_step_at_mean',
-           'lab_step_by_eps', 'lab_step_ddim', 'ddpm_variance', 'ddim_variance']
+           'lab_step_by_eps', 'lab_step_ddim', 'ddpm_variance', 'ddim_variance', 'third_order_shift']
 
 # %% ../nbs/05b_scale.ipynb #c04
 import math
@@ -91,3 +91,12 @@ def ddpm_variance(r, scale):
 def ddim_variance(r, scale):
     "Variance of x_0 of guided DDIM in the laboratory, in the limit of many steps. Eq. `eq-law-ddim`."
     return (r ** 2 / (1 + r ** 2)) ** scale
+
+# %% ../nbs/05b_scale.ipynb #c22
+def third_order_shift(variance, first, second, third):
+    """The shift of the mean of a Gaussian step of `variance` by a classifier with these three
+    derivatives of log p(y | x) at the mean, to second order in `variance`.
+
+    Eq. `eq-third-order-shift`.
+    """
+    return variance * (first + variance * second * first + variance * third / 2)

@@ -13,15 +13,15 @@ from guided_diffusion_edu.failures import contrast, dynamic_threshold, early_pus
 from guided_diffusion_edu.free import (asymmetry, autoguidance, drop_labels, flow_law, free_guidance, guided_model, implicit_guidance, interval_guidance,
                                        interval_variance, of_class, pair_ddim_variance, pair_ddpm_variance, pair_target_variance, projected_guidance,
                                        rescaled_guidance, tilted_world)
-from guided_diffusion_edu.layers import attend
-from guided_diffusion_edu.samplers import ddim_sigma
+from guided_diffusion_edu.layers import Norm, attend, halve, queries_first
+from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
-                                             lab_step_by_eps, lab_step_ddim, target_variance)
+                                             lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
 from guided_diffusion_edu.particles import (annealed_twist, effective_sample_size, log_ratio, particle_sample, power_twist, systematic,
                                             value_and_gradient)
 from guided_diffusion_edu.pretrained import standard_error
-from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, mean_tilt,
-                                             no_tilt, product_tilt, total_variation, x_t_tilt)
+from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, matched_kernel, mean_tilt,
+                                             moments_tilt, no_tilt, product_tilt, step_moments, total_variation, x_t_tilt)
 from guided_diffusion_edu.training import moving_average
 
 DOUBLE = torch.float64
@@ -289,7 +289,7 @@ def test_eq_timestep_embedding():
 
 
 def test_eq_group_norm():
-    norm, h = torch.nn.GroupNorm(4, 8).double(), randn(3, 8, 5, 5)
+    norm, h = Norm(8, groups=4).double(), randn(3, 8, 5, 5)
     torch.nn.init.normal_(norm.weight); torch.nn.init.normal_(norm.bias)
     groups = h.view(3, 4, -1)
     wanted = ((groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, unbiased=False, keepdim=True) + 1e-5) ** 0.5).view_as(h)
@@ -297,6 +297,19 @@ def test_eq_group_norm():
     assert torch.allclose(norm(h), wanted)
     shift = torch.tensor([1.0, 1, -2, -2, 5, 5, 0, 0], dtype=DOUBLE)[:, None, None]  # constant within each group
     assert torch.allclose(norm(h + shift), norm(h), atol=1e-9)
+
+
+def test_eq_added_norm():
+    layer, h, emb = gde.AddedNorm(8, 6, groups=4).double(), randn(3, 8, 5, 5) + randn(8, 1, 1, seed=1), randn(3, 6, seed=2)
+    torch.nn.init.normal_(layer.norm.weight); torch.nn.init.normal_(layer.norm.bias)
+    e = layer.project(emb * torch.sigmoid(emb))[:, :, None, None].expand_as(h).reshape(3, 4, -1)
+    x = h.view(3, 4, -1)
+    x, e = (part - part.mean(-1, keepdim=True) for part in (x, e))  # within each group
+    v = (x ** 2).mean(-1, keepdim=True) + 2 * (x * e).mean(-1, keepdim=True) + (e ** 2).mean(-1, keepdim=True)
+    normalised = (x + e) / (v + 1e-5) ** 0.5
+    assert torch.allclose(normalised.square().mean(-1, keepdim=True), v / (v + 1e-5)) and normalised.mean(-1).abs().max() < 1e-9
+    wanted = normalised.view_as(h) * layer.norm.weight[:, None, None] + layer.norm.bias[:, None, None]
+    assert torch.allclose(layer(h, emb), wanted)
 
 
 def test_eq_adagn():
@@ -307,14 +320,44 @@ def test_eq_adagn():
         assert torch.allclose(layer(h, emb)[:, c], gain[:, None, None] * layer.norm(h)[:, c] + shift[:, None, None])
 
 
+def test_eq_res_block():
+    block, x, emb = gde.ResBlock(4, 6, out_channels=8, resample=halve, groups=2).double(), randn(2, 4, 6, 6), randn(2, 6, seed=1)
+    pool, silu = torch.nn.functional.avg_pool2d, lambda h: h * torch.sigmoid(h)
+    skip = torch.nn.functional.conv2d(pool(x, 2), block.skip.weight, block.skip.bias)
+    assert torch.allclose(block(x, emb), skip)  # fresh: the skip and nothing else
+    block(x, emb).square().sum().backward()
+    assert block.last.weight.grad.abs().max() > 0 == block.conv.weight.grad.abs().max() == block.adagn.project.weight.grad.abs().max()
+    torch.nn.init.normal_(block.last.weight); torch.nn.init.normal_(block.last.bias)
+    h = torch.nn.functional.conv2d(pool(silu(block.norm(x)), 2), block.conv.weight, block.conv.bias, padding=1)
+    correction = torch.nn.functional.conv2d(silu(block.adagn(h, emb)), block.last.weight, block.last.bias, padding=1)
+    assert torch.allclose(block(x, emb), skip + correction)
+
+
+def test_eq_head_order():
+    heads, d = 2, 4
+    rows = randn(heads * 3 * d, 5)
+    moved = queries_first(rows, heads)
+    for n in range(heads):
+        for j in range(3):
+            for i in range(d): assert torch.equal(moved[(j * heads + n) * d + i], rows[(3 * n + j) * d + i])
+
+
+def test_eq_attention_pool():
+    pool, h = AttentionPool(8, 2, 4, 3).double(), randn(2, 8, 2, 2)
+    for example in range(2):
+        features = h[example].flatten(1).T  # (4, 8)
+        tokens = torch.cat([features.mean(0)[None], features]) + pool.position.T  # (5, 8)
+        q, k, v = (tokens @ pool.qkv.weight[:, :, 0].T + pool.qkv.bias).split(8, dim=1)
+        got = torch.cat([(q[0, part] @ k[:, part].T / 2).softmax(-1) @ v[:, part] for part in (slice(0, 4), slice(4, 8))])
+        assert torch.allclose(pool(h)[example], pool.last.weight[:, :, 0] @ got + pool.last.bias)
+
+
 def test_eq_attention():
     qkv = randn(2, 3 * 8, 5)
     out = attend(qkv, heads=2)
     for head in range(2):
         q, k, v = (qkv[0, part * 8 + head * 4:part * 8 + head * 4 + 4].T for part in range(3))
         assert torch.allclose(out[0, head * 4:head * 4 + 4].T, (q @ k.T / 2).softmax(-1) @ v)
-    pool = AttentionPool(8, 2, 4, 3).double()
-    assert pool(randn(2, 8, 2, 2)).shape == (2, 3)
 
 
 def test_eq_noisy_cross_entropy():
@@ -653,6 +696,7 @@ def test_eq_shift_ratio():
         by_rule = one_step(gde.ddpm_sample, s, push) - one_step(gde.ddpm_sample, s)
         exact = one_step(gde.ddim_sample, s, push, eta=1.0) - one_step(gde.ddim_sample, s, eta=1.0)
         wanted = s.alphas[-1].sqrt() * (1 - s.alpha_bars_prev[-1]) / (1 - s.alpha_bars[-1])
+        assert shift_ratio(s)[-1].item() == pytest.approx(wanted.item(), rel=1e-12)
         assert by_rule / exact == pytest.approx(wanted.item(), rel=1e-6) and exact == pytest.approx((s.betas[-1] / s.alphas[-1].sqrt()).item(), rel=1e-6)
 
 
@@ -704,6 +748,37 @@ def test_eq_chain_law():
         x, law = guided_chain(LINE, s, 1, exact_kernel(LINE), tilt)
         assert law.sum().item() == pytest.approx(1, abs=1e-12)
         assert (total_variation(law, class_law(LINE, 1, s.alpha_bars[0].item(), x)) < 1e-8) == holds
+
+
+def test_eq_matched_variance():
+    x, below = torch.linspace(-2, 2, 9, dtype=DOUBLE), torch.linspace(-6, 6, 6001, dtype=DOUBLE)
+    for count, i in ((25, 3), (25, 20), (10, 5)):
+        s = gde.respace(LINEAR, count)
+        weights = exact_kernel(LINE)(s, i, x, below)[0].softmax(1)
+        mean, variance = step_moments(LINE, s, i, x)
+        assert torch.allclose(mean, weights @ below, atol=1e-9)
+        assert torch.allclose(variance, weights @ below ** 2 - (weights @ below) ** 2, atol=1e-9)
+
+
+def test_eq_guided_variance():
+    # against the moments of the exact kernel times the classifier, on a grid
+    x, below, s = torch.linspace(-1.5, 1.5, 7, dtype=DOUBLE), torch.linspace(-6, 6, 6001, dtype=DOUBLE), gde.respace(LINEAR, 25)
+    for i in (3, 12, 20):
+        logs, mean = exact_kernel(LINE)(s, i, x, below)
+        exact = (logs + product_tilt(exact_class(LINE, 1))(s, i, x, mean, below)).softmax(1)
+        logs, mean = matched_kernel(LINE)(s, i, x, below)
+        ours = (logs + moments_tilt(exact_class(LINE, 1), LINE)(s, i, x, mean, below)).softmax(1)
+        for power in (1, 2): assert torch.allclose(ours @ below ** power, exact @ below ** power, atol=1e-6)
+
+
+def test_eq_third_order_shift():
+    z = torch.linspace(-12, 12, 40_001, dtype=DOUBLE)
+    g, H, T = 0.7, -1.1, 0.9  # log p = g d + H d^2 / 2 + T d^3 / 6 - d^4 / 10, to be integrable
+    def off(variance):
+        d = z * variance ** 0.5
+        law = (g * d + H * d ** 2 / 2 + T * d ** 3 / 6 - d ** 4 / 10 - z ** 2 / 2).softmax(0)
+        return (law * d).sum().item() - third_order_shift(variance, g, H, T)
+    assert off(0.01) / off(0.005) == pytest.approx(8, abs=0.4)
 
 
 def test_eq_total_variation():

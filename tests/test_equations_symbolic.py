@@ -11,7 +11,7 @@ import guided_diffusion_edu as gde
 import guided_diffusion_edu.failures
 import guided_diffusion_edu.free
 import guided_diffusion_edu.particles
-from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance
+from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
 
 alpha, ab_prev, a, c, n, r, v, w = sp.symbols('alpha alpha_bar_prev a c n r v w', positive=True)
@@ -506,6 +506,34 @@ def test_eq_lab_recursion():
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1 ** 2 * v + k_3 ** 2)
 
 
+def test_eq_matched_variance():
+    # two points noised: the step's variance is the mean of the variances plus the variance of the means
+    p, r_1 = two_points(x_t, ab)
+    m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
+    by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
+    assert same(by_parts, beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2)))
+    mean = r_1 * m_1 + (1 - r_1) * m_2
+    assert same(by_parts, beta / sqrt(alpha) * sp.diff(mean, x_t))
+
+
+def test_eq_guided_variance():
+    # the class is the first point: given it, the step's variance is that of the posterior
+    p, r_1 = two_points(x_t, ab)
+    free = beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2))
+    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * sp.diff(log(r_1), x_t, 2))
+
+
+def test_eq_third_order_shift():
+    # moments of e^l to the fourth order in sigma, l = g d + H d^2 / 2 + T d^3 / 6, d = sigma z
+    g_, H, T, sigma, z = sp.symbols('g H T sigma z')
+    d = sigma * z
+    tilt = sp.series(exp(g_ * d + H * d ** 2 / 2 + T * d ** 3 / 6), sigma, 0, 5).removeO()
+    normal = {1: 0, 2: 1, 3: 0, 4: 3, 5: 0, 6: 15, 8: 105}
+    def mean(poly): return sum(c * (1 if k == 0 else normal.get(k, 0)) for (k,), c in sp.Poly(sp.expand(poly), z).terms())
+    ratio = sp.series(mean(d * tilt) / mean(tilt), sigma, 0, 5).removeO()
+    assert same(ratio, third_order_shift(sigma ** 2, g_, H, T))
+
+
 def test_eq_law_target():
     exponent = -x ** 2 / 2 - s * (y - x) ** 2 / (2 * r ** 2)
     assert same(-1 / sp.diff(exponent, x, 2), target_variance(r, s)) and same(sp.solve(sp.diff(exponent, x), x)[0], s * y / (r ** 2 + s))
@@ -556,6 +584,48 @@ def test_eq_group_norm():
     epsilon = sp.symbols('varepsilon', positive=True)
     assert all(same(before, after) for before, after in zip(normalised(values, epsilon), normalised([value + mu for value in values], epsilon)))
     assert all(same(before, after) for before, after in zip(normalised(values), normalised([c * value for value in values])))
+
+
+def test_eq_added_norm():
+    h, e, epsilon = sp.symbols('h1:4', real=True), sp.symbols('e1:4', real=True), sp.symbols('varepsilon', positive=True)
+    mean = lambda values: sum(values) / len(values)
+    centred = [[value - mean(values) for value in values] for values in (h, e)]
+    cov = lambda a, b: mean([x * z for x, z in zip(a, b)])
+    v = cov(centred[0], centred[0]) + 2 * cov(*centred) + cov(centred[1], centred[1])
+    added = [sum(pair) for pair in zip(h, e)]
+    for i, value in enumerate(normalised(added, epsilon)): assert same(value ** 2, ((centred[0][i] + centred[1][i]) / sqrt(v + epsilon)) ** 2)
+    assert same(mean([value ** 2 for value in normalised(added, epsilon)]), v / (v + epsilon))  # no gain, whatever e
+    assert same(mean(normalised(added, epsilon)), 0)
+
+
+def test_eq_res_block():
+    w_1, w_2, target = sp.symbols('w_1 w_2 target', real=True)
+    block = x + w_2 * sp.tanh(w_1 * x)  # one channel, one pixel; any smooth function in the middle
+    loss = (block - target) ** 2
+    fresh = {w_2: 0}
+    assert block.subs(fresh) == x and sp.diff(block, x).subs(fresh) == 1
+    assert sp.diff(loss, w_1).subs(fresh) == 0 and same(sp.diff(loss, w_2).subs(fresh), 2 * (x - target) * sp.tanh(w_1 * x))
+    two_zeros = {w_1: 0, w_2: 0}
+    assert sp.diff(loss, w_1).subs(two_zeros) == 0 == sp.diff(loss, w_2).subs(two_zeros)
+
+
+def test_eq_head_order():
+    H, d = 2, 3
+    place = lambda j, n, i: (j * H + n) * d + i  # with the queries first
+    source = {place(j, n, i): (3 * n + j) * d + i for j in range(3) for n in range(H) for i in range(d)}
+    P = sp.Matrix(3 * H * d, 3 * H * d, lambda row, column: int(source[row] == column))
+    assert P * P.T == sp.eye(3 * H * d)  # no row lost, none doubled
+    rows = sp.Matrix(sp.symbols(f'r:{3 * H * d}'))
+    q, k = (P * rows)[:H * d], (P * rows)[H * d:2 * H * d]
+    by_head = [rows[n * 3 * d:(n + 1) * 3 * d] for n in range(H)]
+    for n in range(H): assert sum(a * b for a, b in zip(q[n * d:(n + 1) * d], k[n * d:(n + 1) * d])) == sum(a * b for a, b in zip(by_head[n][:d], by_head[n][d:2 * d]))
+
+
+def test_eq_attention_pool():
+    h, p, logit = sp.symbols('h1:4', real=True), sp.symbols('p0:4', real=True), sp.symbols('l', real=True)
+    tokens = [sum(h) / 3 + p[0], *(a + b for a, b in zip(h, p[1:]))]
+    weights = [exp(logit) / (4 * exp(logit))] * 4  # keys all alike
+    assert same(sum(weight * token for weight, token in zip(weights, tokens)), sum(h) / 3 + sum(p) / 4)  # the average, and that of the positions
 
 
 def test_eq_adagn():

@@ -72,6 +72,9 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('quadrature', 'log_class(schedule.alpha_bars_prev[i].item(), below)', 'log_class(schedule.alpha_bars[i].item(), below)', 'eq-chain-law'),
     ('quadrature', '+ 0.5 * H[:, None]', '+ H[:, None]', 'eq-tilted-kernel'),
     ('quadrature', 'return 0.5 * (p - q)', 'return (p - q)', 'eq-total-variation'),
+    ('quadrature', 'schedule.betas[i] / schedule.alphas[i].sqrt() * slope', 'schedule.betas[i] / schedule.alphas[i] * slope', 'eq-matched-variance'),
+    ('quadrature', 'beta ** 2 / alpha * H', 'beta ** 2 * H', 'eq-guided-variance'),
+    ('laboratory', '+ variance * third / 2)', '+ variance * third)', 'eq-third-order-shift'),
     ('laboratory', '/ (1 - alpha_bar + r ** 2)\n    return guidance', '/ (1 - alpha_bar + r)\n    return guidance', 'eq-lab-gradient'),
     ('laboratory', 'return r ** 2 / (r ** 2 + scale)', 'return r ** 2 / (r ** 2 + scale ** 2)', 'eq-law-target'),
     ('laboratory', 'r ** (4 * scale)', 'r ** (2 * scale)', 'eq-law-ddpm'),
@@ -79,6 +82,13 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     # networks and training
     ('layers', '* (1 + scale) + shift', '* scale + shift', 'eq-adagn'),
     ('layers', 'F.scaled_dot_product_attention(q, k, v)', 'F.scaled_dot_product_attention(q, k, v, scale=1.0)', 'eq-attention'),
+    ('layers', 'return super().forward(h.to(self.weight.dtype)).to(h.dtype)', 'return super().forward(h) * self.weight[:, None, None]', 'eq-group-norm'),
+    ('layers', 'return self.norm(h + e.to(h.dtype))', 'return self.norm(h) + e.to(h.dtype)', 'eq-added-norm'),
+    ('layers', 'return self.skip(self.resample(x)) + h', 'return 0.5 * self.skip(self.resample(x)) + h', 'eq-res-block'),
+    ('layers', 'self.last = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))', 'self.last = nn.Conv2d(out_channels, out_channels, 3, padding=1)', 'eq-res-block'),
+    ('layers', '(heads, 3, -1)', '(3, heads, -1)', 'eq-head-order'),
+    ('classifier', 'tokens.mean(-1, keepdim=True), tokens], dim=-1)', 'tokens, tokens.mean(-1, keepdim=True)], dim=-1)', 'eq-attention-pool'),
+    ('classifier', '[:, :, :1])', '[:, :, -1:])', 'eq-attention-pool'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
     # two models in the place of a classifier
     ('free', 'weak + scale * (eps - weak)', 'eps + scale * (eps - weak)', 'eq-free-eps'),

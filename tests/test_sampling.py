@@ -109,12 +109,56 @@ def test_guided_samples_follow_the_exact_posterior(world, linear):
             assert (x[corner == k].mean(0) - world.means[k]).abs().max() < 0.05 and abs(x[corner == k].std() ** 2 - x[corner == k].mean(0).var() - 0.22 ** 2) < 0.6
 
 
+def test_guidance_from_three_sources(world, linear):
+    "The exact world in closed form, its classifier, and its log-probability guide alike."
+    y = torch.ones(50, dtype=torch.long)
+    log_prob = lambda x, t: world.at(linear.alpha_bars[t[0]].item()).class_log_probs(x)[:, 1]
+    ways = [gde.exact_guidance(world, linear, y, 2.0), gde.classifier_guidance(world.classifier(linear), y, 2.0), gde.log_prob_guidance(log_prob, 2.0)]
+    for sampler in SAMPLERS:
+        run = lambda guidance: sampler(world.denoiser(linear), gde.respace(linear, 20), (50, 2), guidance=guidance, clip=False, x_T=torch.ones(50, 2, dtype=DOUBLE), generator=torch.Generator().manual_seed(0))
+        first, *others = map(run, ways)
+        for other in others: assert torch.allclose(first, other, atol=1e-8)
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_the_estimate_can_be_edited(linear, sampler):
+    "`edit_x_0` sees each step's estimate and time; what it gives is what the sampler goes on with, clipped afterwards."
+    s, seen = gde.respace(linear, 4), []
+    def hold(x_0, t): seen.append(t[0].item()); return torch.full_like(x_0, 0.25)
+    x = sampler(lambda x, t, y: 0.1 * x, s, (2, 1, 2, 2), edit_x_0=hold)
+    assert torch.allclose(x, torch.full_like(x, 0.25), atol=1e-6) and seen == s.timesteps.flip(0).tolist()
+    assert sampler(lambda x, t, y: 0.1 * x, s, (2, 1, 2, 2), edit_x_0=lambda x_0, t: 9 + x_0).max() <= 1
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_the_dtype_is_that_of_x_T(linear, sampler):
+    "Whatever the model and the guidance answer in."
+    s = gde.respace(linear, 3)
+    for dtype in (torch.bfloat16, torch.float32, DOUBLE):
+        x = sampler(lambda x, t, y: 0.1 * x.float(), s, (2, 3), x_T=torch.ones(2, 3, dtype=dtype), guidance=lambda x, t: -x.double())
+        assert x.dtype == dtype
+    torch.set_default_dtype(DOUBLE)
+    try: assert sampler(lambda x, t, y: 0.1 * x, s, (2, 3)).dtype == DOUBLE
+    finally: torch.set_default_dtype(torch.float32)
+
+
 def test_errors_name_the_argument(world, linear):
     model, s = world.denoiser(linear), gde.respace(linear, 3)
     for wrong, said in ((dict(gradient_at='mu'), 'gradient_at must be'), (dict(x_T=torch.zeros(3, 2)), r'x_T must have the shape \(2, 2\)')):
         with pytest.raises(ValueError, match=said): gde.ddpm_sample(model, s, (2, 2), **wrong)
     with pytest.raises(ValueError, match='eta must be between'): gde.ddim_sample(model, s, (2, 2), eta=2)
     with pytest.raises(ValueError, match='model must give 2 or 4 channels'): gde.ddim_sample(lambda x, t, y: x.repeat(1, 3), s, (2, 2))
+    for wrong, said in ((dict(start=0), r'start must be in \[0, 2\] and come with x_T, got 0 without it'), (dict(start=3, x_T=torch.zeros(2, 2)), r'start must be in \[0, 2\]'),
+                        (dict(start=-1, x_T=torch.zeros(2, 2)), 'start must be'), (dict(generator=[torch.Generator()]), 'generator must be one, or a list of 2'),
+                        (dict(y=torch.zeros(3, dtype=torch.long)), r'y must have shape \(2,\)'), (dict(guidance=lambda x, t: x[:, :1]), r'guidance must give a gradient of the shape \(2, 2\)'),
+                        (dict(guidance=lambda x, t: x / (t[0] - s.timesteps[1].item())), rf'guidance must give finite gradients, and at t = {s.timesteps[1]} it did not')):
+        for sampler in SAMPLERS:
+            with pytest.raises(ValueError, match=said): sampler(model, s, (2, 2), **wrong)
+    with pytest.raises(ValueError, match='log_prob must give shape'): gde.log_prob_guidance(lambda x, t: x)(torch.zeros(2, 2), torch.zeros(2))
+    with pytest.raises(ValueError, match=r'y must hold classes of \[0, 1\], got 5'): model(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), torch.tensor([0, 5]))
+    with pytest.raises(ValueError, match=r'y must have shape \(2,\)'): world.log_prob(torch.zeros(2, 2), torch.tensor([0]))
+    with pytest.raises(ValueError, match='between 1 and 1000'): gde.respace(linear, 1001)
+    with pytest.raises(ValueError, match='timesteps must have shape'): gde.Schedule([0.1, 0.2], [0])
     guided = gde.classifier_guidance(world.classifier(linear), torch.tensor([0, 2]))
     with pytest.raises(ValueError, match=r'y must hold class indices in \[0, 2\), got 0 to 2'): guided(torch.zeros(2, 2), torch.tensor([1, 1]))
     with pytest.raises(ValueError, match=r't must hold steps in \[0, 1000\)'): model(torch.zeros(1, 2), torch.tensor([1000]))
