@@ -71,7 +71,8 @@ def means_gradient(world, schedule, x_t, t, y):
     """Gradient of log p(y | x_t), (B, D), from the expected x_0 of `world` with the class `y` (B,)
     and without. Eq. `eq-gradient-of-means`."""
     model, alpha_bars = world.denoiser(schedule), schedule.alpha_bars
-    estimate = -(model(x_t, t, y) - model(x_t, t))  # times sqrt(1 - alpha_bar) / sqrt(alpha_bar): of x_0
+    # times sqrt(1 - alpha_bar) / sqrt(alpha_bar) it is the change of the expected x_0
+    estimate = -(model(x_t, t, y) - model(x_t, t))
     return estimate / per_example((1 - alpha_bars).sqrt(), t, x_t)
 
 
@@ -81,4 +82,5 @@ def early_push(world, y, alpha_bar):
     Eq. `eq-early-push`.
     """
     of_class = world.weights * (world.labels == y)
-    return alpha_bar ** 0.5 * (of_class @ world.means / of_class.sum() - world.weights @ world.means)
+    mean_of_class = of_class @ world.means / of_class.sum()
+    return alpha_bar ** 0.5 * (mean_of_class - world.weights @ world.means)

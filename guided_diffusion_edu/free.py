@@ -36,7 +36,7 @@ def autoguidance(model, weaker, scale):
     """A model that goes from the answer of `weaker` to that of `model` and beyond, `scale` times
     the way. A learned variance stays that of `model`.
 
-    Eq. `eq-autoguidance`; Karras et al. 2024, Section 3.
+    Eq. `eq-autoguidance`; Karras et al. 2024, Section 4.
     """
     def guided(x_t, t, y=None):
         channels, output = x_t.shape[1], model(x_t, t, y)
@@ -113,7 +113,10 @@ def flow_law(model, schedule, x, points=801):
 
 # %% ../nbs/14_classifier_free.ipynb #c22
 def pair_target_variance(v, u, scale):
-    "Variance of p^scale / p_weak^(scale - 1) for p = N(0, v), p_weak = N(0, u). Eq. `eq-pair-target`."
+    """Variance of p^scale / p_weak^(scale - 1) for p = N(0, v), p_weak = N(0, u).
+
+    Eq. `eq-pair-target`.
+    """
     return 1 / (scale / v - (scale - 1) / u)
 
 
@@ -147,7 +150,7 @@ def interval_guidance(guided, plain, first, last):
 
 def interval_variance(r, scale, low, high):
     """Variance of x_0 of DDIM in the laboratory, guided while low < alpha_bar < high, and
-    conditional elsewhere. Eq. `eq-interval-law`; Kynkäänniemi et al. 2024, Section 3."""
+    conditional elsewhere. Eq. `eq-interval-law`; the interval: Kynkäänniemi et al. 2024."""
     return r ** 2 / (1 + r ** 2) * ((1 + r ** 2 - high) / (1 + r ** 2 - low)) ** (scale - 1)
 
 # %% ../nbs/14_classifier_free.ipynb #c34
@@ -200,6 +203,7 @@ def asymmetry(model, x_t, t):
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
         eps = model(x, t)
-        rows = [torch.autograd.grad(eps[:, i].sum(), x, retain_graph=True)[0] for i in range(x.shape[1])]
+        rows = [torch.autograd.grad(eps[:, i].sum(), x, retain_graph=True)[0]
+                for i in range(x.shape[1])]
     J = torch.stack(rows, 1)  # (B, D, D)
     return (J - J.mT).flatten(1).norm(dim=1) / J.flatten(1).norm(dim=1)

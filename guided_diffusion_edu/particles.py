@@ -84,11 +84,13 @@ def particle_sample(model, schedule, shape, twist, y=None, variance=small_varian
         sizes.append(effective_sample_size(log_weights))
         if sizes[-1] < threshold * N:
             log_evidence += _log_mean(log_weights)
-            kept, log_weights = systematic(log_weights, None, generator), torch.zeros_like(log_weights)
+            kept = systematic(log_weights, None, generator)
+            log_weights = torch.zeros_like(log_weights)
             x, log_h, gradient, origin = x[kept], log_h[kept], gradient[kept], origin[kept]
         index = torch.full((N,), i)
         mean, log_variance = step_law(model(x, at(i), y), schedule, x, index, variance, clip)
-        shift, noise = log_variance.exp() * gradient, (log_variance / 2).exp() * noise_like(x, generator)
+        shift = log_variance.exp() * gradient
+        noise = (log_variance / 2).exp() * noise_like(x, generator)
         x, before = mean + shift + noise, log_h
         log_h, gradient = value_and_gradient(twist, x, at(i - 1))
         log_weights = log_weights + log_ratio(noise, shift, log_variance.exp()) + log_h - before
@@ -105,8 +107,8 @@ def power_twist(classifier, y, scale):
 def annealed_twist(classifier, y, scale, schedule):
     """log of p(y | x_t)^k, k going from 1 to `scale` as the noise of `schedule` (the one that is
     sampled with) goes. Eq. `eq-annealed-twist`."""
-    exponents = dict(zip(schedule.timesteps.tolist(),
-                         (1 + (scale - 1) * schedule.alpha_bars / schedule.alpha_bars[0]).tolist()))
+    by_step = 1 + (scale - 1) * schedule.alpha_bars / schedule.alpha_bars[0]  # (T,)
+    exponents = dict(zip(schedule.timesteps.tolist(), by_step.tolist()))
     def twist(x_t, t):
         k = x_t.new_tensor([exponents[step] for step in t.tolist()])
         return k * classifier(x_t, t).log_softmax(-1)[:, y]

@@ -119,7 +119,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('failures', 'weights / weights.sum() @ owner', 'owner.mean(0)', 'eq-mode-shares'),
     ('failures', 'scale * world.class_log_probs(points)[:, y]', 'world.class_log_probs(points)[:, y]', 'eq-kept-modes'),
     ('failures', '-(model(x_t, t, y) - model(x_t, t))', '(model(x_t, t, y) - model(x_t, t))', 'eq-gradient-of-means'),
-    ('failures', 'alpha_bar ** 0.5 * (of_class', 'alpha_bar * (of_class', 'eq-early-push'),
+    ('failures', 'alpha_bar ** 0.5 * (mean_of_class', 'alpha_bar * (mean_of_class', 'eq-early-push'),
 ]
 
 
