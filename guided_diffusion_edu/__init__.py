@@ -9,16 +9,18 @@ from .viz import image_grid, show_grid, to_pixels
 from .schedules import (Schedule, cosine_schedule, linear_schedule,
                                             log_snr, respace, schedule_from_alpha_bar)
 from .exact import GaussianMixture, four_corners, two_trees
-from .diffusion import (bits_per_dim, bound_term, decoder_log_prob,
-                                            eps_from_x0, gaussian_kl, hybrid_loss,
-                                            large_variance, learned_variance, mean_from_eps,
-                                            noise_like, posterior_mean, posterior_variance,
-                                            simple_loss, small_variance, step_law, x0_from_eps)
+from .diffusion import (bits_per_dim, bound_term, bound_weight,
+                                            decoder_log_prob, eps_from_x0, gaussian_kl,
+                                            hybrid_loss, large_variance, learned_variance,
+                                            mean_from_eps, noise_like, posterior_mean,
+                                            posterior_variance, simple_loss, small_variance,
+                                            step_law, step_variance, x0_from_eps)
 from .objectives import (Bits, SecondMomentSteps, as_eps, bound_loss,
                                              dataset_bits, eps_from_mean, eps_from_v,
                                              target_weight)
-from .guidance import (classifier_guidance, exact_guidance, guided_mean,
-                                           log_prob_guidance, martingale_gap, second_order_step)
+from .guidance import (classifier_guidance, error_law, exact_guidance,
+                                           guided_mean, log_prob_guidance, martingale_gap,
+                                           second_order_step)
 from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps,
                                            score_from_eps)
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,

@@ -152,7 +152,9 @@ def _counts(steps):
 def respace(schedule, steps):
     """A shorter `Schedule` that passes through the same noise levels.
 
-    Eqs. `eq-forward-between`, `eq-respaced-betas`; Nichol and Dhariwal 2021, Eq. 19.
+    Eq. `eq-respaced-betas`; Nichol and Dhariwal 2021, Eq. 19.
+
+    Its steps are Eq. `eq-forward-between`.
 
     `steps`: a count (25), DDIM's whole-number stride ("ddim25"), or counts for equal sections
     ("10,15,20" or [10, 15, 20]).

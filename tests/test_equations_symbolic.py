@@ -2,6 +2,7 @@
 
 The package's own functions take the symbols wherever they are plain arithmetic, so that the formula in the code is the formula that is proven."""
 from itertools import product
+from types import SimpleNamespace
 
 import sympy as sp
 from sympy import Rational, exp, log, oo, pi, sqrt
@@ -11,6 +12,7 @@ import guided_diffusion_edu as gde
 import guided_diffusion_edu.failures
 import guided_diffusion_edu.free
 import guided_diffusion_edu.particles
+from guided_diffusion_edu import diffusion, guidance, samplers
 from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
 
@@ -32,13 +34,19 @@ def two_points(x, level):
     return sum(parts), parts[0] / sum(parts)
 
 
-def labelled_table():
-    "P(y, x_t, x_{t+1}) of two labels and two states; the noise does not look at the label."
-    prior, p_0, p_1, k_0, k_1 = sp.symbols('prior p_0 p_1 k_0 k_1', positive=True)
+def vanishes(expression): return sp.expand(sp.fraction(sp.together(expression))[0]) == 0  # for quotients of polynomials
+
+
+def labelled_table(blind=True):
+    "P of (x_0, y, x_t, x_{t+1}), two values each: data with labels, then noise that does not look at the label, or does."
+    prior, *rest = sp.symbols('prior o_0 o_1 k_0 k_1 l_0 l_1 m_0 m_1', positive=True)
+    opinion, first, then, other = rest[:2], rest[2:4], rest[4:6], rest[6:]  # q(y | x_0), q(x_t | x_0), q(x_{t+1} | x_t), and that of the label 1 if it looks
     two = lambda p: (p, 1 - p)
-    joint = {key: two(prior)[key[0]] * two((p_0, p_1)[key[0]])[key[1]] * two((k_0, k_1)[key[1]])[key[2]] for key in product((0, 1), repeat=3)}
-    def P(**fixed): return sum(p for (y, x, later), p in joint.items() if all(dict(y=y, x=x, later=later)[name] == value for name, value in fixed.items()))
-    return P, (prior, p_0, p_1, k_0, k_1)
+    def weight(x_0, y, x, later): return two(prior)[x_0] * two(opinion[x_0])[y] * two(first[x_0])[x] * two((then if blind or not y else other)[x])[later]
+    names = ('x_0', 'y', 'x', 'later')
+    joint = [(dict(zip(names, values)), weight(*values)) for values in product((0, 1), repeat=4)]
+    def P(**fixed): return sum(p for state, p in joint if all(state[name] == value for name, value in fixed.items()))
+    return P, (prior, *opinion, *first, *then)
 
 
 # ---- pictures, and the forward process
@@ -127,17 +135,29 @@ def test_eq_mixture_score():
     assert same(sp.diff(log(sum(parts)), x), sum(part / sum(parts) * p for part, p in zip(parts, pull)))
 
 
+def noised(mean): return gauss(x, n * mean, n ** 2 * v + c)  # n for the root of alpha_bar, c for 1 - alpha_bar, v for a cluster's variance
+
+
+def log_odds(mean, other): return sp.expand_log(log(noised(mean) / noised(other)), force=True)
+
+
 def test_eq_class_posterior():
-    w_1, w_2, w_3, n_1, n_2, n_3 = sp.symbols('w1:4 n1:4', positive=True)
-    joint = {0: w_1 * n_1 + w_2 * n_2, 1: w_3 * n_3}  # p(x, y)
-    responsibility = lambda part: part / (w_1 * n_1 + w_2 * n_2 + w_3 * n_3)
-    assert same(joint[0] / sum(joint.values()), responsibility(w_1 * n_1) + responsibility(w_2 * n_2))
+    # p(y, x_t) is an integral over where x_t came from; a cluster stays one
+    integral = sp.integrate(gauss(x_0, b_1, v) * gauss(x, n * x_0, c), (x_0, -oo, oo))
+    assert vanishes(sp.expand_log(log(sp.simplify(integral / noised(b_1))), force=True))
+    # so the odds of a class of two clusters against one at 0 are a sum of exponentials of lines, and of clusters at +-h one line
+    for mean in (b_1, b_2): assert vanishes(log_odds(mean, 0) - (2 * n * mean * x - n ** 2 * mean ** 2) / (2 * (n ** 2 * v + c)))
+    assert vanishes(log_odds(h, -h) - 2 * n * h * x / (n ** 2 * v + c))
 
 
 def test_eq_guided_posterior():
-    p, r_1 = two_points(x, a)
-    assert same(p * r_1 / w, gauss(x, sqrt(a) * b_1, 1 - a))  # Bayes leaves the components of the class
-    assert same(sp.integrate(gauss(x, b_1, v), (x, -oo, oo)), 1)
+    # mixture times posterior over p(y), all against the other cluster, with E = exp(log-odds) by which the posterior is logistic
+    E = sp.symbols('E', positive=True)
+    mixture, posterior = w * E + (1 - w), 1 / (1 + (1 - w) / (w * E))
+    assert vanishes(mixture * posterior / w - E)  # the class's own cluster
+    line = 2 * n * h * x / (n ** 2 * v + c)
+    assert vanishes(sp.expand_log(log(exp(line) * noised(-h) / noised(h)), force=True))
+    assert same(sp.integrate(gauss(x, n * b_1, v), (x, -oo, oo)), 1)
 
 
 def test_eq_bayes_score():
@@ -193,13 +213,20 @@ def test_eq_step_variance():
     small = gde.posterior_variance(ab, ab_prev)
     second = w * (means[0] ** 2 + small) + (1 - w) * (means[1] ** 2 + small)
     of_x_0 = w * (1 - w) * (b_1 - b_2) ** 2
-    assert same(second - (w * means[0] + (1 - w) * means[1]) ** 2, small + ab_prev * beta ** 2 / (1 - ab) ** 2 * of_x_0)
+    exact = second - (w * means[0] + (1 - w) * means[1]) ** 2
+    assert same(exact, small + ab_prev * beta ** 2 / (1 - ab) ** 2 * of_x_0) and same(exact, gde.step_variance(of_x_0, ab, ab_prev))
+    assert same(gde.step_variance(1 - ab, ab, ab_prev), beta)  # where the large choice begins to be too small
 
 
-def test_eq_learned_variance():
+def test_eq_learned_variance(monkeypatch):
+    # the package's line, with symbols for the two logarithms that it looks up
     large, small, out = sp.symbols('large small', positive=True) + (sp.symbols('out', real=True),)
-    logs = (out + 1) / 2 * log(large) + (1 - out) / 2 * log(small)
-    assert same(logs.subs(out, 1), log(large)) and same(logs.subs(out, -1), log(small)) and sp.diff(logs, out, 2) == 0
+    looked_up = lambda value: SimpleNamespace(log=lambda: log(value))
+    monkeypatch.setattr(diffusion, 'per_example', lambda values, t, x: values)
+    monkeypatch.setattr(diffusion, 'clipped_variance', lambda schedule: looked_up(small))
+    logs = diffusion._learned_log(out, SimpleNamespace(betas=looked_up(large)), None)
+    assert same(logs.subs(out, 1), log(large)) and same(logs.subs(out, -1), log(small)) and same(sp.diff(logs, out, 2), 0)
+    assert same(logs.subs(out, 0), log(sqrt(large * small))) and same(sp.diff(logs, out), log(large / small) / 2)  # rises with v, as large > small
 
 
 def test_eq_vlb():
@@ -230,6 +257,10 @@ def test_eq_vlb_weight():
     guess = sp.symbols('guess', real=True)
     means = [gde.mean_from_eps(x_t, e, ab, ab_prev) for e in (eps, guess)]
     assert same(kl(means[0], v, means[1], v), beta ** 2 / (2 * v * alpha * (1 - ab)) * (eps - guess) ** 2)
+    small = gde.posterior_variance(ab, ab_prev)
+    weight = gde.bound_weight(SimpleNamespace(betas=beta, alphas=alpha, alpha_bars=ab, alpha_bars_prev=ab_prev))
+    assert same(kl(means[0], small, means[1], small), weight * (eps - guess) ** 2)
+    assert same(kl(means[0], small, means[1], v) - kl(means[0], v, means[1], v), kl(0, small, 0, v))  # another fixed variance adds what has nothing to learn
 
 
 def test_eq_simple_loss():
@@ -240,11 +271,18 @@ def test_eq_simple_loss():
 
 
 def test_eq_hybrid_loss():
-    guess, frozen, out, weight = sp.symbols('guess frozen out lambda', real=True)
-    sigma = exp((out + 1) / 2 * log(c) + (1 - out) / 2 * log(a))
-    simple, bound = (eps - guess) ** 2, kl(0, a, frozen, sigma)  # the mean in the bound is frozen
-    assert same(sp.diff(simple + weight * bound, guess), sp.diff(simple, guess)) and same(sp.diff(simple + weight * bound, out), weight * sp.diff(bound, out))
-    assert same(sp.diff(kl(0, a, frozen, v), v).subs(v, a + frozen ** 2), 0)  # the best variance: the posterior's and the error of the mean
+    guess, weight = sp.symbols('guess', real=True), sp.symbols('lambda', positive=True)
+    mean = lambda e: gde.mean_from_eps(x_t, e, ab, ab_prev)
+    term = kl(mean(eps), c, mean(guess), v)  # c in the place of the posterior's variance, v in that of the model's
+    # were the mean not held fixed, the error of the noise would get the weight of the bound on top
+    c_t = beta ** 2 / (2 * v * alpha * (1 - ab))
+    assert same(sp.diff((eps - guess) ** 2 + weight * term, guess), (1 + weight * c_t) * sp.diff((eps - guess) ** 2, guess))
+    assert same(sp.diff(term, v).subs(v, c + (mean(eps) - mean(guess)) ** 2), 0)  # the variance that is taught: the posterior's and the error of the mean
+    terms = sp.symbols('L_0:4')  # a random one of T terms, times T: the mean is the sum
+    assert same(sum(4 * weight * one for one in terms) / 4, weight * sum(terms))
+    D, T = sp.symbols('D T', positive=True)  # the code: means over D dimensions, and bits; over the equation's, lambda is larger by 1 / log 2
+    in_code, in_equation = T / 1000 * term / (D * log(2)), Rational(1, 1000) * T * term / D
+    assert same(in_code / in_equation, 1 / log(2))
 
 
 def test_eq_v_to_eps():
@@ -286,6 +324,18 @@ def test_eq_second_moment():
 
 
 def test_eq_bits_per_dim():
+    # a pixel, two steps, two states each: the terms add up to the bound over all paths
+    u, P, *rest = sp.symbols('u P k0:2 m0:2 d0:2', positive=True)
+    k, m, d = rest[:2], rest[2:4], rest[4:]
+    two = lambda p: (p, 1 - p)
+    path = {(x_1, x_2): two(u)[x_1] * two(k[x_1])[x_2] for x_1, x_2 in product((0, 1), repeat=2)}  # q(x_1, x_2 | x_0)
+    last = [path[0, x_2] + path[1, x_2] for x_2 in (0, 1)]
+    bound = sum(q * log(q / (two(P)[x_2] * two(m[x_2])[x_1] * d[x_1])) for (x_1, x_2), q in path.items())
+    L_T = sum(last[x_2] * log(last[x_2] / two(P)[x_2]) for x_2 in (0, 1))
+    L_1 = sum(q * log(q / last[x_2] / two(m[x_2])[x_1]) for (x_1, x_2), q in path.items())
+    L_0 = -sum(two(u)[x_1] * log(d[x_1]) for x_1 in (0, 1))
+    assert sp.simplify(sp.expand(sp.expand_log(bound - (L_T + L_1 + L_0), force=True))) == 0
+    assert sp.simplify(sp.expand(sp.expand_log(bound - (L_1 + L_0), force=True))) != 0  # the prior's term counts
     D = sp.symbols('D', positive=True, integer=True)
     assert same(D * log(256) / (D * log(2)), 8)  # whole numbers without a model
 
@@ -294,36 +344,62 @@ def test_eq_bits_per_dim():
 
 
 def test_eq_label_blind():
-    P, _ = labelled_table()
+    # given x_t the next step looks at no label, though the label says something about x_0 and so about x_t
+    P, (prior, _, _, k_0, k_1, l_0, l_1) = labelled_table()
+    sighted, _ = labelled_table(blind=False)
     for y, x, later in product((0, 1), repeat=3):
-        assert same(P(y=y, x=x, later=later) / P(y=y, x=x), P(x=x, later=later) / P(x=x))
+        assert vanishes(P(y=y, x=x, later=later) / P(y=y, x=x) - P(x=x, later=later) / P(x=x))
+        assert not vanishes(sighted(y=y, x=x, later=later) / sighted(y=y, x=x) - sighted(x=x, later=later) / sighted(x=x))
+    # without a label it is the old chain
+    assert vanishes(P(x_0=0, x=0, later=0) - prior * k_0 * l_0) and vanishes(P(x=0, later=0) / P(x=0) - l_0) and not vanishes(P(y=0, x=0) / P(x=0) - P(y=0))
+
+
+def guided_by_product(P, y, x, later):
+    "Appendix H's right-hand side, Z q(x_t | x_{t+1}) q(y | x_t) with Z = 1 / q(y | x_{t+1})."
+    return P(later=later) / P(y=y, later=later) * P(x=x, later=later) / P(later=later) * P(y=y, x=x) / P(x=x)
 
 
 def test_eq_guided_product():
     P, _ = labelled_table()
+    sighted, _ = labelled_table(blind=False)
     for y, x, later in product((0, 1), repeat=3):
-        conditional = P(y=y, x=x, later=later) / P(y=y, later=later)
-        Z = P(later=later) / P(y=y, later=later)
-        assert same(conditional, Z * P(x=x, later=later) / P(later=later) * P(y=y, x=x) / P(x=x))
+        conditional = lambda P: P(y=y, x=x, later=later) / P(y=y, later=later)
+        assert vanishes(conditional(P) - guided_by_product(P, y, x, later))
+        assert not vanishes(conditional(sighted) - guided_by_product(sighted, y, x, later))  # with noise that looks at the label it is false
+
+
+def test_eq_model_product():
+    steps, opinions = sp.symbols('p_0:3', positive=True), sp.symbols('o_0:3', positive=True)  # any step and classifier, at three places
+    law = lambda opinions: [p * o / sum(p * o for p, o in zip(steps, opinions)) for p, o in zip(steps, opinions)]
+    assert vanishes(sum(law(opinions)) - 1)
+    assert all(vanishes(scaled - p) for scaled, p in zip(law([c * o for o in opinions]), law(opinions)))  # what does not depend on x_t is free
+    P, _ = labelled_table()
+    exact = [P(x=x, later=0) / P(later=0) * P(y=1, x=x) / P(x=x) for x in (0, 1)]  # with both models exact, Appendix H
+    assert vanishes(exact[0] / sum(exact) - P(y=1, x=0, later=0) / P(y=1, later=0))
 
 
 def test_eq_martingale():
     P, _ = labelled_table()
     for y, later in product((0, 1), repeat=2):
         average = sum(P(x=x, later=later) / P(later=later) * P(y=y, x=x) / P(x=x) for x in (0, 1))
-        assert same(average, P(y=y, later=later) / P(later=later))
+        assert vanishes(average - P(y=y, later=later) / P(later=later))
 
 
 def test_eq_martingale_gap():
     P, symbols = labelled_table()
-    values = dict(zip(symbols, map(Rational, ('1/3', '1/5', '3/4', '1/6', '5/7'))))
     now, before = {}, {}
-    for y, state in product((0, 1), repeat=2):
-        now[y, state], before[y, state] = ((P(y=y, **{name: state}) / P(**{name: state})).subs(values) for name in ('x', 'later'))
-    def gap(opinion):  # of a classifier that distorts the exact opinions
-        return sum(P(x=x, later=later).subs(values) * (opinion(now, y, x) - opinion(before, y, later)) * opinion(before, y, later) for y, x, later in product((0, 1), repeat=3))
+    for y, state in product((0, 1), repeat=2): now[y, state], before[y, state] = (P(y=y, **{name: state}) / P(**{name: state}) for name in ('x', 'later'))
+    def gap(opinion, P=P, now=now, before=before):  # of a classifier that distorts the exact opinions
+        return sum(P(x=x, later=later) * (opinion(now, y, x) - opinion(before, y, later)) * opinion(before, y, later) for y, x, later in product((0, 1), repeat=3))
+    # for all values: given x_{t+1} each term has mean 0; and so it has for opinions drawn towards the class frequencies, or away from them
+    stretched = lambda p, y, state: P(y=y) + c * (p[y, state] - P(y=y))
+    for y, later in product((0, 1), repeat=2):
+        for opinion in (lambda p, y, state: p[y, state], stretched):
+            assert vanishes(sum(P(x=x, later=later) * (opinion(now, y, x) - opinion(before, y, later)) for x in (0, 1)))
+    # in fractions: a classifier whose odds are squared has a negative gap
+    values = dict(zip(symbols, map(Rational, ('1/3', '1/5', '3/4', '1/6', '5/7', '2/9', '7/8'))))
     squared = lambda p, y, state: p[y, state] ** 2 / (p[0, state] ** 2 + p[1, state] ** 2)
-    assert gap(lambda p, y, state: p[y, state]) == 0 and gap(squared) < 0  # exact and overconfident, in fractions
+    assert gap(squared).subs(values) < 0 and gap(lambda p, y, state: p[y, state]).subs(values) == 0
 
 
 def test_eq_taylor():
@@ -367,18 +443,31 @@ def test_eq_hessian_step():
     assert same(mode, mu + g / (1 / v - H)) and same(-1 / sp.diff(exponent, x, 2), 1 / (1 / v - H))
 
 
-def test_eq_error_law():
-    z, sigma, H, T = sp.symbols('z sigma H T', positive=True)
+def test_eq_small_difference():
+    # r takes two values: the exact total variation and divergence of the laws that differ by e^(h r), expanded in h
+    values, shares = (b_1, b_2), (w, 1 - w)
+    mean = lambda f: sum(share * f(value) for share, value in zip(shares, values))
+    total = mean(lambda r: exp(h * r))
+    centre = mean(lambda r: r)
+    ratio = lambda r: exp(h * r) / total
+    divergence = mean(lambda r: ratio(r) * (h * r - log(total)))
+    spread = mean(lambda r: (r - centre) ** 2)
+    assert same(divergence.subs(h, 0), 0) and same(sp.diff(divergence, h).subs(h, 0), 0) and same(sp.diff(divergence, h, 2).subs(h, 0), spread)
+    for value in values: assert same(sp.diff(ratio(value), h).subs(h, 0), value - centre)  # so the mean of |ratio - 1| is h times that of |r - E r|
+    assert same(mean(ratio), 1)
+
+
+def test_eq_error_law(monkeypatch):
+    z, sigma, g, H, T = sp.symbols('z sigma g H T', positive=True)
     density = exp(-z ** 2 / 2) / sqrt(2 * pi)
     mean = lambda f, low=0: 2 * sp.integrate(sp.expand(f * density), (z, low, oo))  # of an even function
     deviations = mean(z), 2 * mean(z ** 2 - 1, 1), mean(z ** 3)  # E|z|; E|z^2 - 1|, whose two halves are equal; E|z|^3
-    assert same(mean(z ** 2 - 1), 0)
+    assert same(mean(z ** 2 - 1), 0) and same(deviations[1], 4 * density.subs(z, 1))
     spreads = mean(z ** 2), mean(z ** 4) - mean(z ** 2) ** 2, mean(z ** 6)
     sizes = sigma * g, sigma ** 2 * H / 2, sigma ** 3 * T / 6
-    tv = sigma * g / sqrt(2 * pi), sigma ** 2 * H / sqrt(2 * pi * sp.E), sigma ** 3 * T / (3 * sqrt(2 * pi))
-    divergence = sigma ** 2 * g ** 2 / 2, sigma ** 4 * H ** 2 / 4, 5 * sigma ** 6 * T ** 2 / 24
-    assert all(same(size * deviation / 2, wanted) for size, deviation, wanted in zip(sizes, deviations, tv))
-    assert all(same(size ** 2 * spread / 2, wanted) for size, spread, wanted in zip(sizes, spreads, divergence))
+    monkeypatch.setattr(guidance, 'math', SimpleNamespace(pi=pi, e=sp.E, sqrt=sqrt))
+    for size, deviation, spread, (tv, divergence) in zip(sizes, deviations, spreads, gde.error_law(sigma ** 2, g, H, T)):
+        assert same(size * deviation / 2, tv) and same(size ** 2 * spread / 2, divergence)
 
 
 def test_eq_scaled_shift():
@@ -414,22 +503,27 @@ def test_eq_shift_ratio():
     assert same(ratio, sqrt(alpha) * (1 - ab_prev) / (1 - ab))
 
 
-def ddim_step(e, sigma=0, z=0):
-    return sqrt(ab_prev) * gde.x0_from_eps(x_t, e, ab) + sqrt(1 - ab_prev - sigma ** 2) * e + sigma * z
+def ddim_step(monkeypatch, e, sigma=0, gradient=None, z=sp.Symbol('z', real=True)):
+    "A step of `ddim_sample` from x_t, by its own lines: symbols stand for what it looks up, draws and asks for."
+    parts = dict(_begin=lambda *_: (x_t, 0), _walk=lambda step, x, *_: step(x, 0), _alpha_bars=lambda *_: (ab, ab_prev), _timestep=lambda *_: None,
+                 _predict=lambda *_: (gde.x0_from_eps(x_t, e, ab), None), _gradient=lambda *_: gradient, ddim_sigma=lambda *_: sigma, noise_like=lambda *_: z)
+    for name, part in parts.items(): monkeypatch.setattr(samplers, name, part)
+    return sp.nsimplify(gde.ddim_sample(None, None, (1,), guidance=gradient is not None), rational=True)
 
 
-def test_eq_ddim_family():
-    sigma = sp.symbols('sigma', positive=True)
-    noise = gde.eps_from_x0(sqrt(ab) * x_0 + sqrt(1 - ab) * eps, x_0, ab)
-    assert same(noise, eps)  # the fraction is the noise in x_t
-    kept = sp.diff(sqrt(1 - ab_prev - sigma ** 2) * noise, eps)
-    assert same(kept ** 2 + sigma ** 2, 1 - ab_prev)  # and its share with the fresh noise makes up the marginal
+def test_eq_ddim_family(monkeypatch):
+    sigma, z = sp.symbols('sigma', positive=True), sp.symbols('z', real=True)
+    step = sp.expand(ddim_step(monkeypatch, gde.eps_from_x0(x_t, x_0, ab), sigma).subs(x_t, sqrt(ab) * x_0 + sqrt(1 - ab) * eps))
+    kept, fresh = sp.diff(step, eps), sp.diff(step, z)
+    assert same(step.subs({eps: 0, z: 0}), sqrt(ab_prev) * x_0)  # the mean of the marginal
+    assert same(kept ** 2 + fresh ** 2, 1 - ab_prev) and same(fresh, sigma)  # and its variance, for every sigma
+    assert same(sp.diff(step, eps, 2), 0) and same(sp.diff(step, z, 2), 0)
 
 
-def test_eq_ddim_step():
+def test_eq_ddim_step(monkeypatch):
     exact = gde.eps_from_x0(x_t, x_0, ab)
     family = sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * exact
-    assert same(ddim_step(exact), family)
+    assert same(ddim_step(monkeypatch, exact), family)
 
 
 def test_eq_ddim_sigma():
@@ -439,21 +533,22 @@ def test_eq_ddim_sigma():
     assert same(sqrt(ab_prev) * x_0 + root * gde.eps_from_x0(x_t, x_0, ab), gde.posterior_mean(x_0, x_t, ab, ab_prev))  # eta = 1 is DDPM
 
 
-def test_eq_ddim_shift():
+def test_eq_ddim_shift(monkeypatch):
     sigma = sp.symbols('sigma', positive=True)
-    moved = ddim_step(gde.guided_eps(eps, ab, g), sigma) - ddim_step(eps, sigma)
+    moved = ddim_step(monkeypatch, eps, sigma, g) - ddim_step(monkeypatch, eps, sigma)
+    assert same(moved, ddim_step(monkeypatch, gde.guided_eps(eps, ab, g), sigma) - ddim_step(monkeypatch, eps, sigma))
     assert same(moved, sqrt(1 - ab) * (sqrt((1 - ab) / alpha) - sqrt(1 - ab_prev - sigma ** 2)) * g)
     short = sqrt(v) * (sqrt(v / (1 - h)) - sqrt(1 - (1 - v) / (1 - h)))  # of level 1 - v, by beta = h
     assert same(sp.limit(sp.diff(short, h), h, 0), Rational(1, 2))
 
 
-def test_eq_flow():
+def test_eq_flow(monkeypatch):
     relative = lambda level: sqrt(1 - level) / sqrt(level)
-    assert same(ddim_step(eps) / sqrt(ab_prev), x_t / sqrt(ab) + (relative(ab_prev) - relative(ab)) * eps)
+    assert same(ddim_step(monkeypatch, eps) / sqrt(ab_prev), x_t / sqrt(ab) + (relative(ab_prev) - relative(ab)) * eps)
 
 
-def test_eq_ddim_inversion():
-    down = sp.Eq(ddim_step(eps), x)
+def test_eq_ddim_inversion(monkeypatch):
+    down = sp.Eq(ddim_step(monkeypatch, eps), x)
     up, = sp.solve(down, x_t)  # the same eps: the way back undoes the step
     relative = lambda level: sqrt(1 - level) / sqrt(level)
     assert same(up / sqrt(ab), x / sqrt(ab_prev) + (relative(ab) - relative(ab_prev)) * eps)
@@ -464,15 +559,21 @@ def test_eq_ddim_inversion():
 
 def test_eq_chain_law():
     P, _ = labelled_table()
-    for y, x in product((0, 1), repeat=2):  # the exact guided kernel carries q(x_{t+1} | y) to q(x_t | y)
-        carried = sum(P(y=y, x=x, later=later) / P(y=y, later=later) * P(y=y, later=later) / P(y=y) for later in (0, 1))
-        assert same(carried, P(y=y, x=x) / P(y=y))
+    for y, x in product((0, 1), repeat=2):  # the kernel of Appendix H, as a product, carries q(x_{t+1} | y) to q(x_t | y)
+        carried = sum(guided_by_product(P, y, x, later) * P(y=y, later=later) / P(y=y) for later in (0, 1))
+        assert vanishes(carried - P(y=y, x=x) / P(y=y))
 
 
 def test_eq_total_variation():
-    p, q = ([Rational(k, 20) for k in law] for law in ((3, 10, 2, 5), (6, 1, 9, 4)))
-    best = max(abs(sum(chosen * (u - t) for chosen, u, t in zip(event, p, q))) for event in product((0, 1), repeat=4))
-    assert best == sum(abs(u - t) for u, t in zip(p, q)) / 2
+    # four points: p above q by some sizes at the points of A, below it at the others, and the two totals equal
+    sizes = sp.symbols('d1:5', positive=True)
+    for above in filter(lambda above: 0 < sum(above) < 4, product((0, 1), repeat=4)):
+        surplus = sum(d for d, up in zip(sizes, above) if up)
+        deficit = sum(sizes) - surplus
+        for event in product((0, 1), repeat=4):
+            gain = sum(d if up else -d for d, up, chosen in zip(sizes, above, event) if chosen)  # p(event) - q(event)
+            short = sp.expand(sum(sizes) / 2 - gain - (deficit - surplus) / 2)  # of half the sum; the last bracket is 0
+            assert short.is_nonnegative and (short == 0) == (event == above)  # no event gains more, and A alone as much
 
 
 def test_eq_tilted_kernel():
