@@ -34,3 +34,10 @@ from .pretrained import (Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)
+from .free import (autoguidance, drop_labels, free_guidance, guided_model,
+                                       implicit_guidance, interval_guidance, of_class,
+                                       projected_guidance, rescaled_guidance, tilted_world)
+from .particles import (Particles, annealed_twist, effective_sample_size,
+                                            particle_sample, power_twist, systematic)
+from .failures import (dynamic_threshold, mode_shares, target_shares,
+                                           transfer_gap)

@@ -109,6 +109,36 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('classifier', '[:, :, :1])', '[:, :, -1:])', 'eq-attention-pool'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 't', 'eq-noisy-cross-entropy'),
+    # two models in the place of a classifier
+    ('free', 'weak + scale * (eps - weak)', 'eps + scale * (eps - weak)', 'eq-free-eps'),
+    ('free', 'return -scale * difference', 'return scale * difference', 'eq-implicit-classifier'),
+    ('free', 'torch.cat([weak + scale * (eps - weak), output[:, channels:]], 1)', 'torch.cat([weak + scale * (eps - weak), output[:, :channels]], 1)', 'eq-autoguidance'),
+    ('free', 'logs.softmax(0)', '(scale * logs).softmax(0)', 'eq-tilt-gap'),
+    ('free', 'torch.special.ndtr(torch.from_numpy(u))', 'torch.special.ndtr(2 * torch.from_numpy(u))', 'eq-flow-quantiles'),
+    ('free', '(2 - 2 * scale)) / ((2 * scale - 1)', '(2 - 2 * scale)) / ((3 * scale - 1)', 'eq-pair-ddpm'),
+    ('free', '(t >= first) & (t <= last)', '(t > first) & (t <= last)', 'eq-interval-law'),
+    ('free', 'x_y.flatten(1).std(1) / x_0.flatten(1).std(1)', 'x_0.flatten(1).std(1) / x_y.flatten(1).std(1)', 'eq-rescaled'),
+    ('free', '(change - (1 - parallel) * along)', '(change - parallel * along)', 'eq-projected'),
+    ('free', '(J - J.mT)', '(J + J.mT)', 'eq-gradient-field'),
+    # particles
+    ('particles', '(noise + shift / 2)', '(noise - shift / 2)', 'eq-gaussian-weight'),
+    ('particles', '+ log_h - before', '+ log_h', 'eq-smc-weight'),
+    ('particles', 'log_ratio(noise, shift, log_variance.exp()) + log_h', 'log_h', 'eq-smc-target'),
+    ('particles', 'x[kept], log_h[kept], gradient[kept]', 'x[kept], log_h, gradient[kept]', 'eq-smc-evidence'),
+    ('particles', 'log_evidence += _log_mean(log_weights)', 'log_evidence += log_weights.mean().item()', 'eq-smc-evidence'),
+    ('particles', '.softmax(0).square().sum()', '.softmax(0).square().sum().sqrt()', 'eq-ess'),
+    ('particles', 'torch.arange(n) + torch.rand(1,', 'torch.arange(n) + 0.5 * torch.rand(1,', 'eq-systematic'),
+    ('particles', 'return lambda x_t, t: scale * classifier', 'return lambda x_t, t: scale / 2 * classifier', 'eq-twist-bounds'),
+    ('particles', '1 + (scale - 1) * schedule.alpha_bars /', 'scale * schedule.alpha_bars /', 'eq-annealed-twist'),
+    # where guidance goes wrong
+    ('failures', '(guide(x) == y).double() - (judge(x) == y)', '(guide(x) == y).double() + (judge(x) == y)', 'eq-transfer-gap'),
+    ('failures', '(slope ** 2 * (1 + r ** 2) + variance)', '(slope ** 2 * r ** 2 + variance)', 'eq-contrast'),
+    ('failures', 'r ** 2 * scale * (scale - 1)', 'r ** 2 * scale ** 2', 'eq-contrast-target'),
+    ('failures', '.clamp(min=1)  # (B,)', '  # (B,)', 'eq-dynamic-threshold'),
+    ('failures', 'weights / weights.sum() @ owner', 'owner.mean(0)', 'eq-mode-shares'),
+    ('failures', 'scale * world.class_log_probs(points)[:, y]', 'world.class_log_probs(points)[:, y]', 'eq-kept-modes'),
+    ('failures', '-(model(x_t, t, y) - model(x_t, t))', '(model(x_t, t, y) - model(x_t, t))', 'eq-gradient-of-means'),
+    ('failures', 'alpha_bar ** 0.5 * (mean_of_class', 'alpha_bar * (mean_of_class', 'eq-early-push'),
 ]
 
 
