@@ -6,9 +6,8 @@ __all__ = []
 
 # %% ../nbs/api.ipynb #c04
 from .viz import image_grid, show_grid, to_pixels
-from .schedules import (Schedule, cosine_schedule, keep_steps,
-                                            linear_schedule, log_snr, respace,
-                                            schedule_from_alpha_bar)
+from .schedules import (Schedule, cosine_schedule, linear_schedule,
+                                            log_snr, respace, schedule_from_alpha_bar)
 from .exact import GaussianMixture, four_corners, two_trees
 from .diffusion import (bits_per_dim, bound_term, bound_weight,
                                             decoder_log_prob, eps_from_x0, gaussian_kl,
@@ -35,6 +34,11 @@ from .pretrained import (Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)
+from .free import (autoguidance, drop_labels, free_guidance, guided_model,
+                                       implicit_guidance, interval_guidance, of_class,
+                                       projected_guidance, rescaled_guidance, tilted_world)
+from .particles import (Particles, annealed_twist, effective_sample_size,
+                                            particle_sample, power_twist, systematic)
 from .solvers import (dpmpp_2m_sample, dpmpp_2m_sde_sample, edm_steps,
                                           heun_sample)
 from .anything import (all_of, any_of, class_loss, colour, edges, low_pass,
@@ -44,3 +48,5 @@ from .flows import (diffusion_of, eps_from_flow, flow_sample, flow_time,
                                         guidance_on_flow, guided_velocity, sde_sample, to_flow,
                                         velocity_of)
 from .leaderboard import score_table, tilted_law
+from .failures import (dynamic_threshold, mode_shares, target_shares,
+                                           transfer_gap)

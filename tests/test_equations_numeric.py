@@ -10,18 +10,24 @@ from torch.distributions import Normal, kl_divergence
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.anything import (all_of, any_of, class_loss, edges, low_pass, masked, measured_guidance, measured_log_prob, measurement_loss, mended,
                                            recurrent_sample, replace_known, waiting, x_0_guidance)
-from guided_diffusion_edu.classifier import AttentionPool
 from guided_diffusion_edu.flows import (diffusion_of, eps_from_flow, flow_sample, flow_time, guidance_on_flow, guided_score, guided_velocity, reverse_drift,
                                         sde_sample, to_flow, velocity_from_eps, velocity_of, vp_rate)
+from guided_diffusion_edu.leaderboard import BINS, METHODS, by_samples, edm, map_variation, pushed_law, sampling_floor, score_table, tilted_law
+from guided_diffusion_edu.solvers import edm_steps, exponential_step, flow_map, guided_x_0, heun, mixture_cdf, noise_to_signal, stochastic_step, two_m
+from guided_diffusion_edu.classifier import AttentionPool
+from guided_diffusion_edu.failures import contrast, dynamic_threshold, early_push, means_gradient, mode_shares, target_contrast, target_shares, transfer_gap
+from guided_diffusion_edu.free import (asymmetry, autoguidance, drop_labels, flow_law, free_guidance, guided_model, implicit_guidance, interval_guidance,
+                                       interval_variance, of_class, pair_ddim_variance, pair_ddpm_variance, pair_target_variance, projected_guidance,
+                                       rescaled_guidance, tilted_world)
 from guided_diffusion_edu.layers import Norm, attend, halve, queries_first
 from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
                                              lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
-from guided_diffusion_edu.leaderboard import BINS, METHODS, by_samples, edm, map_variation, pushed_law, sampling_floor, score_table, tilted_law
+from guided_diffusion_edu.particles import (annealed_twist, effective_sample_size, log_ratio, particle_sample, power_twist, systematic,
+                                            value_and_gradient)
 from guided_diffusion_edu.pretrained import standard_error
 from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, matched_kernel, mean_tilt,
                                              moments_tilt, no_tilt, product_tilt, step_moments, total_variation, x_t_tilt)
-from guided_diffusion_edu.solvers import edm_steps, exponential_step, flow_map, guided_x_0, heun, mixture_cdf, noise_to_signal, stochastic_step, two_m
 from guided_diffusion_edu.training import moving_average
 
 DOUBLE = torch.float64
@@ -964,6 +970,334 @@ def test_eq_place_error():
         exact = beta * gain * (1.0 - gain * prior) / (gain ** 2 * beta + 1 - before + r ** 2)
         assert shift[lab_step_by_eps] == pytest.approx(exact, rel=1e-9)
         assert shift[lab_step_at_mean] / exact == pytest.approx(1 + beta * curvature, rel=1e-9) and shift[lab_step_at_x_t] / exact == pytest.approx(alpha ** 0.5, rel=1e-9)
+
+
+# ---- beyond the paper: two models in the place of a classifier
+
+
+def test_eq_free_loss():
+    y = torch.arange(20_000) % 5
+    told = drop_labels(y, 0.3, null=7, generator=torch.Generator().manual_seed(0))
+    hidden = told == 7
+    assert hidden.double().mean().item() == pytest.approx(0.3, abs=0.02) and torch.equal(told[~hidden], y[~hidden])
+    for k in range(5): assert hidden[y == k].double().mean().item() == pytest.approx(0.3, abs=0.04)  # by chance, not by class
+    assert torch.equal(drop_labels(y, 0.0, null=7), y) and (drop_labels(y, 1.0, null=7) == 7).all()
+
+
+def test_eq_implicit_classifier():
+    x, y, exact = randn(30, 2), torch.arange(30) % 3, WORLD.classifier(LINEAR)
+    with_null = lambda x, t, y: WORLD.denoiser(LINEAR)(x, t, None if (y == 9).all() else y)  # a network with a class for none
+    for level in (3, 400, 990):
+        t = torch.full((30,), level)
+        by_classifier = gde.classifier_guidance(exact, y, 2.5)(x, t)
+        assert torch.allclose(implicit_guidance(WORLD.denoiser(LINEAR), LINEAR, y, 2.5)(x, t), by_classifier, atol=1e-8)
+        assert torch.allclose(implicit_guidance(with_null, LINEAR, y, 2.5, null=9)(x, t), by_classifier, atol=1e-8)
+
+
+def test_eq_free_eps():
+    x, y, t, model = randn(30, 2), torch.arange(30) % 3, torch.full((30,), 300), WORLD.denoiser(LINEAR)
+    guided = free_guidance(model, y, 3.0)(x, t)
+    assert torch.allclose(guided, 3 * model(x, t, y) - 2 * model(x, t))  # w = 2
+    assert torch.allclose(free_guidance(model, y, 1.0)(x, t), model(x, t, y)) and torch.allclose(free_guidance(model, y, 0.0)(x, t), model(x, t))
+    by_classifier = guided_model(model, LINEAR, gde.classifier_guidance(WORLD.classifier(LINEAR), y, 3.0))(x, t)
+    assert torch.allclose(guided, by_classifier, atol=1e-8)
+
+
+def test_eq_autoguidance():
+    # the variance channels stay those of the better model; the field is the score of the power
+    better = lambda x, t, y=None: torch.cat([x, 3 + x], 1)
+    weaker = lambda x, t, y=None: torch.cat([0.5 * x, 100 + x], 1)
+    x, t = randn(4, 2, 3, 3), torch.full((4,), 300)
+    assert torch.allclose(autoguidance(better, weaker, 3.0)(x, t), torch.cat([2 * x, 3 + x], 1))
+    p, q = gde.GaussianMixture([[0.4, 0.0]], [0.5]), gde.GaussianMixture([[0.0, 0.1]], [0.9])
+    x, a = randn(5, 2).requires_grad_(), LINEAR.alpha_bars[300].item()
+    power = 3 * p.at(a).log_prob(x) - 2 * q.at(a).log_prob(x)
+    score, = torch.autograd.grad(power.sum(), x)
+    eps = autoguidance(p.denoiser(LINEAR), q.denoiser(LINEAR), 3.0)(x.detach(), torch.full((5,), 300))
+    assert torch.allclose(gde.score_from_eps(eps, a), score)
+
+
+BLUNT = gde.GaussianMixture([[-1.0], [0.2], [1.2]], [0.4, 0.35, 0.45], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0])
+
+
+def test_eq_tilt_gap():
+    # E[p(y | x_0)^s | x_t] by Bayes' rule on a grid, against the tilted world's own score
+    points, at = torch.linspace(-4, 4, 1601, dtype=DOUBLE)[:, None], torch.tensor([[-0.8], [0.1], [0.9]], dtype=DOUBLE)
+    clean = BLUNT.log_prob(points)
+    for s, a in ((1.0, 0.5), (3.0, 0.5), (2.0, 0.95)):
+        def log_worth(x):  # log E[p^s | x] - s log p(y | x)
+            seen = (clean - (x - a ** 0.5 * points[:, 0]) ** 2 / (2 * (1 - a))).log_softmax(1)  # (B, N)
+            return (seen + s * BLUNT.class_log_probs(points)[:, 1]).logsumexp(1) - s * BLUNT.at(a).class_log_probs(x)[:, 1]
+        x = at.clone().requires_grad_()
+        lacking, = torch.autograd.grad(log_worth(x).sum(), x)
+        guided = (1 - s) * BLUNT.at(a).score(at) + s * BLUNT.at(a).score(at, torch.ones(3, dtype=torch.long))
+        assert torch.allclose(tilted_world(BLUNT, 1, s, points).at(a).score(at) - guided, lacking, atol=4e-3)
+        assert (s == 1) == (lacking.abs().max().item() < 1e-6)
+
+
+def test_eq_flow_quantiles():
+    x, narrow = torch.linspace(-3, 3, 601, dtype=DOUBLE), gde.GaussianMixture([[0.5]], [0.4])
+    law = flow_law(narrow.denoiser(LINEAR), LINEAR, x, 101)
+    assert law.sum().item() == pytest.approx(1, abs=1e-12)
+    assert total_variation(law, narrow.log_prob(x[:, None]).softmax(0)) < 0.01
+    with pytest.raises(ValueError, match='change places'): flow_law(lambda x, t, y=None: 30 * x, gde.respace(LINEAR, 4), x, 11)
+
+
+def pair(v, u, s):
+    "The package's guided model of two centred Gaussians, and its slope at each level."
+    strong, weak = (gde.GaussianMixture([[0.0]], [std ** 0.5]).denoiser(LINEAR) for std in (v, u))
+    return autoguidance(strong, weak, s)
+
+
+def test_eq_pair_target():
+    x = torch.linspace(-9, 9, 9001, dtype=DOUBLE)
+    for v, u, s in ((0.4, 1.0, 3.0), (1.0, 2.0, 1.5)):
+        p = (-s * x ** 2 / (2 * v) + (s - 1) * x ** 2 / (2 * u)).softmax(0)
+        assert pair_target_variance(v, u, s) == pytest.approx((p * x ** 2).sum().item(), rel=1e-6)
+
+
+def test_eq_pair_ddim():
+    for v, u, s in ((0.4, 1.0, 1.0), (0.4, 1.0, 3.0), (1.0, 2.0, 2.0)):
+        end = gde.ddim_sample(pair(v, u, s), LINEAR, (1, 1), x_T=torch.ones(1, 1, dtype=DOUBLE), clip=False)
+        assert end.item() ** 2 == pytest.approx(pair_ddim_variance(v, u, s), rel=0.03)
+
+
+def test_eq_pair_ddpm():
+    for v, u, s in ((0.4, 1.0, 1.0), (0.4, 1.0, 3.0), (1.0, 2.0, 2.0)):
+        def step(i):
+            alpha, beta = LINEAR.alphas[i].item(), LINEAR.betas[i].item()
+            eps = pair(v, u, s)(torch.ones(1, 1, dtype=DOUBLE), torch.tensor([i])).item()
+            return gde.mean_from_eps(1.0, eps, LINEAR.alpha_bars[i].item(), LINEAR.alpha_bars_prev[i].item()), 0.0, beta ** 0.5 * (i > 0)
+        assert lab_moments(step, LINEAR)[1] == pytest.approx(pair_ddpm_variance(v, u, s), rel=0.02)
+
+
+def test_eq_interval_law():
+    r, free = 0.5, lab_model(LINEAR)
+    of_y = guided_model(free, LINEAR, lab_guidance(LINEAR, r, 0.0))
+    for first, last in ((0, 999), (200, 600)):
+        limited = interval_guidance(autoguidance(of_y, free, 3.0), of_y, first, last)
+        end = gde.ddim_sample(limited, LINEAR, (1, 1), x_T=torch.ones(1, 1, dtype=DOUBLE), clip=False).item() ** 2
+        high, low = LINEAR.alpha_bars[first].item(), LINEAR.alpha_bars[last].item()
+        assert end == pytest.approx(interval_variance(r, 3.0, low, high), rel=0.03)
+    assert interval_variance(r, 3.0, 0.0, 1.0) == pytest.approx(ddim_variance(r, 3.0))
+    asked = []
+    def named(name): return lambda x, t, y=None: asked.append(name) or torch.full_like(x, name)
+    mixed = interval_guidance(named(1), named(0), 10, 20)
+    assert mixed(torch.zeros(4, 1), torch.tensor([9, 10, 20, 21]))[:, 0].tolist() == [0, 1, 1, 0]
+    asked.clear()
+    mixed(torch.zeros(2, 1), torch.tensor([12, 15])), mixed(torch.zeros(2, 1), torch.tensor([1, 50]))
+    assert asked == [1, 0]  # one model a step where all examples share a level
+
+
+def estimates(*models, x, t): return [gde.x0_from_eps(x, model(x, t), LINEAR.alpha_bars[t[0]].item()) for model in models]
+
+
+def test_eq_rescaled():
+    better, weaker = (lambda x, t, y=None: 0.3 * x + 0.1), (lambda x, t, y=None: 0.6 * x)
+    x, t = randn(5, 1, 4, 4), torch.full((5,), 300)
+    for share in (1.0, 0.4):
+        own, free, drawn = estimates(better, autoguidance(better, weaker, 4.0), rescaled_guidance(better, weaker, LINEAR, 4.0, share), x=x, t=t)
+        own_std, free_std = (v.flatten(1).std(1) for v in (own, free))
+        assert torch.allclose(drawn.flatten(1).std(1), share * own_std + (1 - share) * free_std)
+        assert torch.allclose(drawn / free, (drawn / free)[:, :, :1, :1].expand_as(free))  # one factor a picture
+
+
+def test_eq_projected():
+    better, weaker = (lambda x, t, y=None: 0.3 * x + 0.1), (lambda x, t, y=None: 0.6 * x.flip(-1))
+    x, t = randn(5, 1, 4, 4), torch.full((5,), 300)
+    models = better, weaker, autoguidance(better, weaker, 4.0), projected_guidance(better, weaker, LINEAR, 4.0), projected_guidance(better, weaker, LINEAR, 4.0, parallel=1.0)
+    own, weak, free, across, whole = (v.flatten(1) for v in estimates(*models, x=x, t=t))
+    assert torch.allclose(whole, free) and not torch.allclose(across, free)
+    assert torch.allclose(((across - own) * own).sum(1), torch.zeros(5, dtype=DOUBLE), atol=1e-9)  # nothing along its own estimate
+    change = own - weak
+    for k in range(5):  # by least squares
+        along = torch.linalg.lstsq(own[k, :, None], change[k, :, None]).solution.item() * own[k]
+        assert torch.allclose(across[k], own[k] + 3 * (change[k] - along))
+
+
+def test_eq_gradient_field():
+    x, t = randn(20, 2), torch.full((20,), 300)
+    turning = lambda x, t: x @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=DOUBLE)
+    half = lambda x, t: x @ torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=DOUBLE)
+    assert asymmetry(WORLD.denoiser(LINEAR), x, t).max() < 1e-9
+    assert torch.allclose(asymmetry(turning, x, t), torch.full((20,), 2.0, dtype=DOUBLE))
+    assert torch.allclose(asymmetry(half, x, t), torch.full((20,), (2 / 3) ** 0.5, dtype=DOUBLE))
+    better = of_class(WORLD.denoiser(LINEAR), torch.zeros(20, dtype=torch.long))
+    assert asymmetry(autoguidance(better, WORLD.denoiser(LINEAR), 3.0), x, t).max() < 1e-9
+    assert asymmetry(projected_guidance(better, WORLD.denoiser(LINEAR), LINEAR, 3.0), x, t).mean() > 0.01
+
+
+# ---- exact guidance by particles
+
+
+def particles(scale, n, seed=0, steps=20, twist=None, **options):
+    s, g = gde.respace(LINEAR, steps), torch.Generator().manual_seed(seed)
+    x_T = torch.randn(n, 1, dtype=DOUBLE, generator=g)
+    twist = twist or annealed_twist(BLUNT.classifier(LINEAR), 1, scale, s)
+    return particle_sample(BLUNT.denoiser(LINEAR), s, (n, 1), twist, x_T=x_T, clip=False, generator=g, **options)
+
+
+def particle_target(scale, steps=20):
+    "Of the unguided chain with these steps, tilted: grid, weights, evidence; by quadrature."
+    s = gde.respace(LINEAR, steps)
+    one_class = gde.GaussianMixture(BLUNT.means, BLUNT.variances[:, 0].sqrt(), BLUNT.weights, [0, 0, 0])
+    x, law = guided_chain(one_class, s, 0, gaussian_kernel(one_class), no_tilt)
+    logs = law.log() + scale * BLUNT.at(s.alpha_bars[0].item()).class_log_probs(x[:, None])[:, 1]
+    return x, logs.softmax(0), logs.logsumexp(0).exp().item()
+
+
+def mean_and_spread(x, weights):
+    mean = (weights * x).sum()
+    return mean.item(), (weights * (x - mean) ** 2).sum().sqrt().item()
+
+
+def test_eq_smc_target():
+    for scale in (1.0, 4.0):
+        p, (x, target, _) = particles(scale, 6000), particle_target(scale)
+        drawn, wanted = mean_and_spread(p.x_0[:, 0], p.log_weights.softmax(0)), mean_and_spread(x, target)
+        assert drawn[0] == pytest.approx(wanted[0], abs=0.03) and drawn[1] == pytest.approx(wanted[1], abs=0.03)
+
+
+def test_eq_smc_weight():
+    # twists on the way change the work and not the answer: a useless one, and the annealed one
+    s = gde.respace(LINEAR, 20)
+    def late(x, t):  # says nothing before the last level
+        return 2 * BLUNT.classifier(LINEAR)(x, t)[:, 1] if t[0] == s.timesteps[0] else 0 * x[:, 0]
+    x, target, evidence = particle_target(2.0)
+    for twist in (late, None):
+        p = particles(2.0, 6000, twist=twist)
+        assert mean_and_spread(p.x_0[:, 0], p.log_weights.softmax(0)) == pytest.approx(mean_and_spread(x, target), abs=0.03)
+        assert math.exp(p.log_evidence) == pytest.approx(evidence, rel=0.1)
+
+
+def test_eq_gaussian_weight():
+    noise, shift, variance = randn(6, 2, 3), randn(6, 2, 3, seed=1), randn(6, 2, 3, seed=2).exp()
+    at = shift + noise
+    by_density = Normal(0 * shift, variance.sqrt()).log_prob(at) - Normal(shift, variance.sqrt()).log_prob(at)
+    assert torch.allclose(log_ratio(noise, shift, variance), by_density.flatten(1).sum(1))
+    x, t = randn(6, 1), torch.full((6,), 300)
+    twist = power_twist(BLUNT.classifier(LINEAR), 1, 3.0)
+    values, gradient = value_and_gradient(twist, x, t)
+    assert torch.allclose(values, twist(x, t)) and torch.allclose(gradient, gde.log_prob_guidance(twist)(x, t))
+    # one step: a linear twist that is a martingale leaves all weights equal, whatever is drawn
+    chain = gde.Schedule([0.3, 0.4])
+    variance, mean = gde.small_variance(chain)[1].item(), gde.mean_from_eps(1.0, 0.0, *(v[1].item() for v in (chain.alpha_bars, chain.alpha_bars_prev)))
+    constant = {0: 0.0, 1: 0.7 * (mean - 1) + variance * 0.7 ** 2 / 2}  # E[h_0 | x_1 = 1] = h_1(1)
+    p = particle_sample(lambda x, t, y: torch.zeros_like(x), chain, (50, 1), lambda x, t: 0.7 * x[:, 0] + constant[t[0].item()],
+                        x_T=torch.ones(50, 1, dtype=DOUBLE), clip=False, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(p.log_weights, torch.full((50,), 0.7 + constant[1], dtype=DOUBLE)) and p.x_0.std() > 0.1
+
+
+def test_eq_smc_evidence():
+    # resampled at every step, and never: without bias either way
+    _, _, evidence = particle_target(2.0, steps=8)
+    for threshold in (1.1, 0.0):
+        found = torch.tensor([math.exp(particles(2.0, 24, seed, steps=8, threshold=threshold).log_evidence) for seed in range(80)], dtype=DOUBLE)
+        sure = found.std().item() / 80 ** 0.5
+        assert found.mean().item() == pytest.approx(evidence, abs=4 * sure) and sure < 0.06 * evidence
+
+
+def test_eq_ess():
+    assert effective_sample_size(torch.zeros(7)) == pytest.approx(7) and effective_sample_size(torch.tensor([0.0, -1e4, -1e4])) == pytest.approx(1)
+    w = randn(50).exp()
+    assert effective_sample_size(w.log() + 300) == pytest.approx((w.sum() ** 2 / (w ** 2).sum()).item())
+
+
+def test_eq_systematic():
+    w, g = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=DOUBLE), torch.Generator().manual_seed(0)
+    copies = torch.stack([systematic(w.log() - 5, 10, g).bincount(minlength=4) for _ in range(3000)]).double()
+    assert torch.allclose(copies.mean(0), 10 * w, atol=0.05) and ((copies - 10 * w).abs() < 1).all()
+    assert systematic(torch.tensor([0.0, -1e4])).tolist() == [0, 0] and systematic(torch.zeros(5)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_eq_twist_bounds():
+    points = torch.linspace(-4, 4, 1601, dtype=DOUBLE)[:, None]
+    x = torch.tensor([[-0.8], [0.2], [1.1]], dtype=DOUBLE)
+    for t in (50, 300, 700):
+        a = LINEAR.alpha_bars[t].item()
+        seen = (BLUNT.log_prob(points) - (x - a ** 0.5 * points[:, 0]) ** 2 / (2 * (1 - a))).log_softmax(1)
+        best = (seen + 3 * BLUNT.class_log_probs(points)[:, 1]).logsumexp(1)
+        low, high = (power_twist(BLUNT.classifier(LINEAR), 1, s)(x, torch.full((3,), t)) for s in (3.0, 1.0))
+        assert (low <= best + 1e-6).all() and (best <= high + 1e-6).all() and (low < best - 1e-3).any()
+
+
+def test_eq_annealed_twist():
+    s = gde.respace(LINEAR, 20)
+    twist, classifier, x = annealed_twist(BLUNT.classifier(LINEAR), 1, 4.0, s), BLUNT.classifier(LINEAR), randn(3, 1)
+    for i, k in ((0, 4.0), (8, 1 + 3 * (s.alpha_bars[8] / s.alpha_bars[0]).item()), (19, 1.0)):
+        t = torch.full((3,), s.timesteps[i].item())
+        assert torch.allclose(twist(x, t), k * classifier(x, t)[:, 1], rtol=1e-3 if i == 19 else 1e-9)
+    at_once = twist(x, s.timesteps[[0, 8, 19]])
+    assert torch.allclose(at_once, torch.stack([twist(x[k:k + 1], s.timesteps[i:i + 1])[0] for k, i in enumerate((0, 8, 19))]))
+
+
+# ---- where guidance goes wrong
+
+
+def test_eq_transfer_gap():
+    x, y = torch.arange(10.0), torch.tensor([0, 1] * 5)
+    fooled, honest = (lambda x: torch.tensor([0, 1] * 5)), (lambda x: (x > 4).long())
+    assert transfer_gap(x, y, fooled, honest) == pytest.approx(0.5 + 0.5 - (honest(x) == y).double().mean().item())
+    assert transfer_gap(x, y, honest, fooled) == -transfer_gap(x, y, fooled, honest) and transfer_gap(x, y, honest, honest) == 0
+
+
+def test_eq_contrast():
+    # the package's sampler in the laboratory, on a picture of many pixels
+    s, r = gde.respace(LINEAR, 30), 0.8
+    x_0, noise, x_T = randn(3, 1, 40_000)
+    guidance = lab_guidance(LINEAR, r, x_0 + r * noise, 3.0)
+    drawn = gde.ddim_sample(lab_model(LINEAR), s, x_T.shape, guidance=guidance, x_T=x_T, clip=False)
+    slope, variance = lab_moments(lambda i: lab_step_ddim(s, i, r, 1.0, 3.0), s)
+    assert drawn.std().item() == pytest.approx(contrast(slope, variance, r), rel=0.02)
+
+
+def test_eq_contrast_target():
+    for r, s in ((0.5, 1.0), (0.5, 4.0), (2.0, 7.0)):
+        mean, variance = lab_target(r, 1.0, s)
+        assert target_contrast(r, s) == pytest.approx((mean ** 2 * (1 + r ** 2) + variance) ** 0.5, rel=1e-6)
+
+
+def test_eq_dynamic_threshold():
+    x = torch.stack([0.5 * torch.linspace(-1, 1, 101), 3 * torch.linspace(-1, 1, 101)]).double()[:, None]
+    edited = dynamic_threshold(0.9)(x, None)
+    assert torch.equal(edited[0], x[0])  # inside: not touched
+    assert torch.allclose(edited[1], (x[1] / 2.7).clamp(-1, 1)) and edited.abs().max() <= 1
+    assert torch.allclose(dynamic_threshold(1.0)(x, None)[1], x[1] / 3)
+
+
+def test_eq_mode_shares():
+    x = WORLD.sample(40_000, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(mode_shares(WORLD, x), WORLD.weights, atol=0.01)
+    chosen = torch.zeros(40_000, dtype=DOUBLE)
+    chosen[7] = 3.0
+    parts = torch.stack([w.log() + gaussian_log(x[7], m, std ** 2 * torch.eye(2, dtype=DOUBLE)) for w, m, std in zip(WORLD.weights, WORLD.means, (0.3, 0.5, 0.4, 0.6))])
+    assert torch.allclose(mode_shares(WORLD, x, chosen), parts.softmax(0)) and WORLD.classes == 3  # the world itself is as it was
+
+
+def test_eq_kept_modes():
+    # by sampling each component: w_k E_k[p^s]; the other classes' own part counts too
+    points, s = torch.linspace(-4, 4, 1601, dtype=DOUBLE)[:, None], 3.0
+    draws = BLUNT.means[:, 0] + BLUNT.variances[:, 0].sqrt() * randn(200_000, 3)
+    worth = torch.stack([(s * BLUNT.class_log_probs(draws[:, k:k + 1])[:, 1]).exp().mean() for k in range(3)]) * BLUNT.weights
+    assert torch.allclose(target_shares(BLUNT, 1, s, points), worth / worth.sum(), atol=3e-3)
+    apart = gde.GaussianMixture([[-2.0], [0.0], [2.0]], [0.2] * 3, weights=[0.1, 0.5, 0.4], labels=[1, 0, 1])
+    for s in (1.0, 20.0): assert torch.allclose(target_shares(apart, 1, s, points), torch.tensor([0.2, 0.0, 0.8], dtype=DOUBLE), atol=0.01)
+
+
+def test_eq_gradient_of_means():
+    x, y = randn(20, 2), torch.arange(20) % 3
+    for level in (5, 300, 900):
+        t = torch.full((20,), level)
+        assert torch.allclose(means_gradient(WORLD, LINEAR, x, t, y), gde.classifier_guidance(WORLD.classifier(LINEAR), y)(x, t), atol=1e-7)
+
+
+def test_eq_early_push():
+    faint, x = gde.schedule_from_alpha_bar(lambda u: 10 ** (-8 * u), 10), randn(6, 2)
+    g = gde.classifier_guidance(WORLD.classifier(faint), torch.ones(6, dtype=torch.long))(x, torch.full((6,), 9))
+    push = early_push(WORLD, 1, faint.alpha_bars[9].item())
+    means = WORLD.means
+    assert torch.allclose(push / faint.alpha_bars[9] ** 0.5, (2 * means[1] + 3 * means[2]) / 5 - (means[0] + 2 * means[1] + 3 * means[2] + 4 * means[3]) / 10)
+    assert torch.allclose(g, push.expand_as(g), rtol=2e-2)
 
 
 def even_levels(n, low=0.05, high=20.0):

@@ -9,11 +9,14 @@ from sympy import Rational, exp, log, oo, pi, sqrt
 from sympy.stats import E, Normal, variance
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu import diffusion, guidance, samplers
 from guided_diffusion_edu.flows import eps_from_flow, flow_time, guided_score, guided_velocity, reverse_drift, to_flow, velocity_from_eps
+from guided_diffusion_edu.solvers import exponential_step, guided_x_0, heun, noise_to_signal, stochastic_step, two_m
+import guided_diffusion_edu.failures
+import guided_diffusion_edu.free
+import guided_diffusion_edu.particles
+from guided_diffusion_edu import diffusion, guidance, samplers
 from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
-from guided_diffusion_edu.solvers import exponential_step, guided_x_0, heun, noise_to_signal, stochastic_step, two_m
 
 alpha, ab_prev, a, c, n, r, v, w = sp.symbols('alpha alpha_bar_prev a c n r v w', positive=True)
 ab, beta = alpha * ab_prev, 1 - alpha  # alpha_bar_t and beta_t from alpha_t and alpha_bar_{t-1}
@@ -606,21 +609,39 @@ def test_eq_lab_recursion():
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1 ** 2 * v + k_3 ** 2)
 
 
+def log_derivatives(level):
+    """First and second derivative in x_t of log p and of log r_1 for `two_points`, with the two parts of p as plain symbols A and B.
+
+    SymPy differentiates with unknown functions; what is put in for their derivatives is checked on the Gaussian itself."""
+    A, B, size_a, size_b = sp.Function('A')(x_t), sp.Function('B')(x_t), *sp.symbols('size_a size_b', positive=True)
+    slopes = {part: -(x_t - sqrt(level) * place) / (1 - level) for part, place in ((A, b_1), (B, b_2))}
+    for part, place in ((A, b_1), (B, b_2)): assert same(sp.diff(log(gauss(x_t, sqrt(level) * place, 1 - level)), x_t), slopes[part])
+    found = []
+    for of in (log(A + B), log(A / (A + B))):
+        for order in (1, 2):
+            value = sp.diff(of, x_t, order)
+            for part, slope in slopes.items():
+                value = value.subs(sp.diff(part, x_t, 2), part * (slope ** 2 + sp.diff(slope, x_t))).subs(sp.diff(part, x_t), part * slope)
+            found.append(value.subs({A: size_a, B: size_b}))
+    return found, size_a / (size_a + size_b)
+
+
 def test_eq_matched_variance():
     # two points noised: the step's variance is the mean of the variances plus the variance of the means
-    p, r_1 = two_points(x_t, ab)
+    (slope, bend, slope_1, _), r_1 = log_derivatives(ab)
     m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
     by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
-    assert same(by_parts, beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2)))
-    mean = r_1 * m_1 + (1 - r_1) * m_2
-    assert same(by_parts, beta / sqrt(alpha) * sp.diff(mean, x_t))
+    assert same(by_parts, beta / alpha * (1 + beta * bend))
+    mean_slope = r_1 * sp.diff(m_1, x_t) + (1 - r_1) * sp.diff(m_2, x_t) + r_1 * slope_1 * (m_1 - m_2)
+    assert same(by_parts, beta / sqrt(alpha) * mean_slope)
 
 
 def test_eq_guided_variance():
     # the class is the first point: given it, the step's variance is that of the posterior
-    p, r_1 = two_points(x_t, ab)
-    free = beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2))
-    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * sp.diff(log(r_1), x_t, 2))
+    (_, bend, _, bend_1), _ = log_derivatives(ab)
+    free = beta / alpha * (1 + beta * bend)
+    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * bend_1)
+    assert not same(gde.posterior_variance(ab, ab_prev) - free, beta / alpha * bend_1)
 
 
 def test_eq_third_order_shift():
@@ -757,6 +778,270 @@ def test_eq_ema():
 def test_eq_share_error():
     of_one = (w * 1 ** 2 + (1 - w) * 0) - w ** 2  # a right-or-wrong
     assert same(sqrt(n * of_one / n ** 2), sqrt(w * (1 - w) / n))
+
+
+# ---- beyond the paper: two models in the place of a classifier
+
+
+def test_eq_free_loss():
+    a_y, a_0, w_y, w_0, p = sp.symbols('a_y a_0 w_y w_0 p', real=True)
+    noise = sp.Matrix(sp.symbols('n1:4', real=True))  # three equally likely noises seen with a class, and hidden
+    mean = lambda guess: sum((n_k - guess) ** 2 for n_k in noise) / 3
+    loss = (1 - p) * mean(a_y) + p * mean(a_0)
+    best = sp.solve([sp.diff(loss, a_y), sp.diff(loss, a_0)], [a_y, a_0], dict=True)[0]
+    assert same(best[a_y], sum(noise) / 3) and same(best[a_0], sum(noise) / 3)  # whatever p
+
+
+def test_eq_implicit_classifier():
+    density, opinion = sp.Function('p', positive=True)(x_t), sp.Function('q', positive=True)(x_t)
+    eps_of = lambda p: -sqrt(1 - a) * sp.diff(log(p), x_t)
+    of_class = density * opinion / w  # Bayes' rule, w the share of the class
+    assert same(-(eps_of(of_class) - eps_of(density)) / sqrt(1 - a), sp.diff(log(opinion), x_t))
+
+
+def test_eq_free_eps():
+    eps_y, eps_0, w = sp.symbols('epsilon_y epsilon_0 w', real=True)
+    implied = -(eps_y - eps_0) / sqrt(1 - a)
+    assert same(gde.guided_eps(eps_0, a, s * implied), eps_0 + s * (eps_y - eps_0))
+    assert same((eps_0 + s * (eps_y - eps_0)).subs(s, 1 + w), (1 + w) * eps_y - w * eps_0)
+
+
+def test_eq_autoguidance():
+    p, weak = sp.Function('p', positive=True)(x), sp.Function('q', positive=True)(x)
+    score = lambda f: sp.diff(log(f), x)
+    assert same(score(weak) + s * (score(p) - score(weak)), score(p ** s / weak ** (s - 1)))
+
+
+def test_eq_tilt_gap():
+    # data at two points with class probabilities p_1, p_2: noise the tilted law, and compare with the power
+    p_1, p_2 = sp.symbols('p_1 p_2', positive=True)
+    near, far = w * gauss(x, sqrt(a) * b_1, 1 - a), (1 - w) * gauss(x, sqrt(a) * b_2, 1 - a)
+    density, opinion = near + far, (near * p_1 + far * p_2) / (near + far)
+    tilted, worth = near * p_1 ** 3 + far * p_2 ** 3, (near * p_1 ** 3 + far * p_2 ** 3) / (near + far)
+    left = sp.diff(log(tilted) - (log(density) + 3 * log(opinion)), x)
+    assert same(left, sp.diff(log(worth / opinion ** 3), x))
+
+
+def test_eq_flow_quantiles():
+    k, u = sp.symbols('k u', positive=True)
+    drawn = gauss(x, 0, k ** 2)  # what x -> k x makes of N(0, 1)
+    assert same(sp.integrate(drawn, (x, -oo, k * u)), sp.integrate(gauss(x, 0, 1), (x, -oo, u)))
+
+
+tau, broad = sp.symbols('tau u', positive=True)
+pull = s / (v + tau) - (s - 1) / (broad + tau)  # minus the guided score over x
+
+
+def test_eq_pair_target():
+    power = s * log(gauss(x, 0, v)) - (s - 1) * log(gauss(x, 0, broad))
+    assert same(-1 / sp.diff(sp.expand_log(power, force=True), x, 2), gde.free.pair_target_variance(v, broad, s))
+
+
+def test_eq_pair_ddim():
+    path = s * log(v + tau) - (s - 1) * log(broad + tau)  # log of the variance along the flow
+    assert same(sp.diff(path, tau), pull) and sp.limit((path - log(tau)).subs(s, 3), tau, oo) == 0
+    assert same(exp(path).subs(tau, 0), gde.free.pair_ddim_variance(v, broad, s))
+    assert same(gde.free.pair_ddim_variance(r ** 2 / (1 + r ** 2), 1, s), ddim_variance(r, s))
+
+
+def test_eq_pair_ddpm():
+    gap = sp.symbols('gap', positive=True)  # u = v + gap
+    for power in (1, 2, 3):
+        factor = ((v + gap + tau) ** (2 * power - 2) / (v + tau) ** (2 * power))
+        assert same(sp.diff(log(factor), tau), -2 * pull.subs({s: power, broad: v + gap}))
+        whole = sp.integrate(sp.apart(factor, tau), (tau, 0, oo)) / factor.subs(tau, 0)
+        assert same(whole, gde.free.pair_ddpm_variance(v, v + gap, power))
+    assert same(gde.free.pair_ddpm_variance(r ** 2 / (1 + r ** 2), 1, 3), ddpm_variance(r, 3))
+    assert same(gde.free.pair_ddpm_variance(1, 2, s), (2 - 2 ** (2 - 2 * s)) / (2 * s - 1))  # Bradley and Nakkiran's example
+
+
+def test_eq_interval_law():
+    low, high, level = sp.symbols('low high level', positive=True)
+    rate = lambda f: -f * log((1 + r ** 2 - level))  # primitive of f / (1 + r^2 - a)
+    part = lambda f, start, end: rate(f).subs(level, end) - rate(f).subs(level, start)
+    total = part(1, 0, low) + part(s, low, high) + part(1, high, 1)
+    claimed = log(gde.free.interval_variance(r, s, low, high))
+    assert same(sp.diff(sp.expand_log(claimed, force=True) + total, s), 0) and same((claimed + total).subs(s, 1), 0)
+
+
+def test_eq_rescaled():
+    pixels, factor = sp.Matrix(sp.symbols('p1:4', real=True)), sp.symbols('factor', positive=True)
+    spread = lambda values: sum((value - sum(values) / 3) ** 2 for value in values)
+    wanted = sp.symbols('wanted', positive=True)
+    assert same(spread(factor * pixels), factor ** 2 * spread(pixels))
+    assert same(spread(sqrt(wanted / spread(pixels)) * pixels), wanted)  # the whole way: the variance asked for
+
+
+def test_eq_projected():
+    own, change = sp.Matrix(sp.symbols('o1:4', real=True)), sp.Matrix(sp.symbols('d1:4', real=True))
+    along = (change.T * own)[0] / (own.T * own)[0] * own
+    across = change - along
+    guided = own + (s - 1) * across
+    assert same((across.T * own)[0], 0)
+    assert same((guided.T * guided)[0], (own.T * own)[0] + (s - 1) ** 2 * (across.T * across)[0])
+
+
+def test_eq_gradient_field():
+    x_1, x_2, c_1, c_2 = sp.symbols('x_1 x_2 c_1 c_2', real=True)
+    potential = sp.Function('f')(x_1, x_2)
+    field = [sp.diff(potential, x_1), sp.diff(potential, x_2)]
+    assert same(sp.diff(field[0], x_2), sp.diff(field[1], x_1))
+    scaled = [factor * component for factor in [1 + x_1 ** 2] for component in (c_1 * x_1, c_2 * x_2)]  # a gradient times a function
+    assert not same(sp.diff(scaled[0], x_2), sp.diff(scaled[1], x_1))
+    f_1, f_2 = c_1 * x_1 + c_2 * x_2, c_2 * x_1 + x_2  # symmetric: it has a potential
+    found = sp.integrate(f_1, x_1) + sp.integrate(f_2 - sp.diff(sp.integrate(f_1, x_1), x_2), x_2)
+    assert same(sp.diff(found, x_1), f_1) and same(sp.diff(found, x_2), f_2)
+
+
+# ---- exact guidance by particles
+
+
+def two_steps():
+    "Two states a level: P(x_2), P(x_1 | x_2), P(x_0 | x_1) and positive twists h_0, h_1, h_2, all free."
+    start, first, second = sp.symbols('p_2 p_10 p_11', positive=True), sp.symbols('f_0 f_1', positive=True), sp.symbols('g_0 g_1', positive=True)
+    two = lambda p: (p, 1 - p)
+    twists = [sp.symbols(f'h_{level}0 h_{level}1', positive=True) for level in range(3)]
+    return two(start[0]), [two(p) for p in first], [two(p) for p in second], twists
+
+
+def test_eq_smc_target():
+    # the last target's marginal does not depend on the twists on the way
+    start, first, second, (h_0, h_1, h_2) = two_steps()
+    gamma = {(i, j, k): start[i] * first[i][j] * second[j][k] * h_0[k] for i, j, k in product((0, 1), repeat=3)}
+    for k in (0, 1):
+        marginal = sum(gamma[i, j, k] for i, j in product((0, 1), repeat=2))
+        chain = sum(start[i] * first[i][j] * second[j][k] for i, j in product((0, 1), repeat=2))
+        assert same(marginal, chain * h_0[k]) and not marginal.free_symbols & {*h_1, *h_2}
+
+
+def test_eq_smc_weight():
+    start, first, second, (h_0, h_1, h_2) = two_steps()
+    r = sp.symbols('r_0:4', positive=True)  # any proposals
+    for i, j, k in product((0, 1), repeat=3):
+        weights = h_2[i], first[i][j] * h_1[j] / (r[i] * h_2[i]), second[j][k] * h_0[k] / (r[2 + j] * h_1[j])
+        assert same(start[i] * r[i] * r[2 + j] * sp.prod(weights), start[i] * first[i][j] * second[j][k] * h_0[k])
+
+
+def test_eq_gaussian_weight():
+    d, after, before = sp.symbols('d h_after h_before', real=True)
+    step = sp.expand_log(log(gauss(d, 0, v)) - log(gauss(d, v * g, v)), force=True)
+    assert same(step, -v * g * (d - v * g / 2) / v)
+    claimed = after - g * d + v * g ** 2 / 2 - before
+    assert same(step + after - before, claimed)
+    linear = claimed.subs(after, s + g * d).subs(before, s + v * g ** 2 / 2)  # a linear twist that is a martingale
+    assert same(linear, 0)
+
+
+def test_eq_smc_evidence():
+    # one particle and one step, any proposal: the mean of the product of weights is the evidence; with resampling by counting for two
+    start, first, _, (h_0, h_1, _) = two_steps()
+    r = sp.symbols('r_0 r_1', positive=True)
+    proposal = [(p, 1 - p) for p in r]
+    mean = sum(start[i] * proposal[i][j] * h_1[i] * first[i][j] * h_0[j] / (proposal[i][j] * h_1[i]) for i, j in product((0, 1), repeat=2))
+    assert same(mean, sum(start[i] * first[i][j] * h_0[j] for i, j in product((0, 1), repeat=2)))
+    w_1, w_2, f_1, f_2 = sp.symbols('w_1 w_2 f_1 f_2', positive=True)
+    share = w_1 / (w_1 + w_2)
+    resampled = share * f_1 + (1 - share) * f_2  # mean of f over the copies, each in proportion to its weight
+    assert same((w_1 + w_2) / 2 * resampled, (w_1 * f_1 + w_2 * f_2) / 2)
+
+
+def test_eq_ess():
+    M, N, W = sp.symbols('M N W', positive=True)
+    assert same((M * W) ** 2 / (M * W ** 2), M)  # M equal weights count M
+    heavy = 1 / (w ** 2 + (1 - w) ** 2 / (N - 1))
+    assert same(heavy.subs(w, 1 / N), N) and sp.limit(heavy, N, oo) == 1 / w ** 2
+
+
+def test_eq_systematic():
+    u = sp.symbols('u', real=True)
+    for low, high, N in ((Rational(1, 7), Rational(5, 9), 4), (0, Rational(1, 11), 5), (Rational(2, 3), 1, 3)):
+        inside = sum(sp.Piecewise((1, sp.And((k + u) / N >= low, (k + u) / N < high)), (0, True)) for k in range(N))
+        assert sp.integrate(inside, (u, 0, 1)) == N * (high - low)  # the expected number of teeth
+
+
+def test_eq_twist_bounds():
+    t = sp.symbols('t', positive=True)
+    power = lambda z: z ** 3
+    p_1, p_2 = Rational(1, 5), Rational(9, 10)
+    mean = lambda f: w * f(p_1) + (1 - w) * f(p_2)
+    below, above = sp.factor(mean(power) - power(mean(lambda z: z))), sp.factor(mean(lambda z: z) - mean(power))
+    for share in (Rational(k, 10) for k in range(1, 10)):
+        assert below.subs(w, share) > 0 and above.subs(w, share) > 0
+    assert sp.diff(t ** s, t, 2).equals(s * (s - 1) * t ** (s - 2))  # convex for s > 1, which is Jensen's condition
+
+
+def test_eq_annealed_twist():
+    level, least = sp.symbols('level least', positive=True)
+    k = 1 + (s - 1) * level / least
+    assert same(k.subs(level, least), s) and same(k.subs(level, 0), 1) and same(k.subs(s, 1), 1)
+    assert same(sp.diff(k, level), (s - 1) / least)  # and a straight line between
+
+
+# ---- where guidance goes wrong
+
+
+def test_eq_transfer_gap():
+    right_guide, right_judge, f, K = sp.symbols('a b f K', positive=True)
+    guide, judge = (1 - f) * right_guide + f, (1 - f) * right_judge + f / K
+    assert same(guide - judge, (1 - f) * (right_guide - right_judge) + f * (1 - 1 / K))
+    assert same((guide - judge).subs(f, 0), right_guide - right_judge)  # honest samples: a difference of error rates
+
+
+def test_eq_contrast():
+    X, noise, fresh = Normal('X', 0, 1), Normal('noise', 0, 1), Normal('fresh', 0, sqrt(v))
+    pixel = a * (X + r * noise) + fresh
+    assert same(variance(pixel), gde.failures.contrast(a, v, r) ** 2)
+    data = gde.failures.contrast(1 / (1 + r ** 2), r ** 2 / (1 + r ** 2), r)
+    assert same(data, 1)  # the posterior's pictures are as loud as the data
+
+
+def test_eq_contrast_target():
+    law = gde.failures.contrast(s / (r ** 2 + s), target_variance(r, s), r) ** 2
+    assert same(law, gde.failures.target_contrast(r, s) ** 2)
+    assert same(law, (s ** 2 * (1 + r ** 2) + r ** 2 * (r ** 2 + s)) / (r ** 2 + s) ** 2)
+    assert sp.limit(law, s, oo) == 1 + r ** 2 and same(law.subs(s, 1), 1)
+    slope = sp.numer(sp.together(sp.diff(law, s)))
+    assert sp.simplify(slope / ((2 * r ** 2 + 1) * s - r ** 2)).free_symbols <= {r, s} and same(sp.diff(law, s), r ** 2 * ((2 * r ** 2 + 1) * s - r ** 2) / (r ** 2 + s) ** 3)
+
+
+def test_eq_dynamic_threshold():
+    value, top = sp.symbols('value top', real=True)
+    edited = sp.Min(sp.Max(value, -top), top) / top
+    for number in (-3, Rational(-1, 2), 0, 1, 5):
+        assert edited.subs({value: number, top: 1}) == sp.Min(sp.Max(number, -1), 1)  # nothing above 1: plain clipping
+        assert abs(edited.subs({value: number, top: 2})) <= 1
+    assert edited.subs({value: 1, top: 2}) == Rational(1, 2) and edited.subs({value: 3, top: 2}) == 1
+
+
+def test_eq_mode_shares():
+    density, r_1 = two_points(x, a)
+    assert same(sp.simplify(r_1 * density - w * gauss(x, sqrt(a) * b_1, 1 - a)), 0)  # so the integral of r_1 over the law is w
+    assert same(sp.integrate(w * gauss(x, sqrt(a) * b_1, v), (x, -oo, oo)), w)
+
+
+def test_eq_kept_modes():
+    # three places: two modes of the class, the second shared with another class
+    w_1, w_2, w_3 = sp.symbols('w_1:4', positive=True)
+    masses = [w_1, w_2 + w_3]  # density at the two places; the class owns w_1 and w_2
+    opinions = [1, w_2 / (w_2 + w_3)]
+    tilted = [m * p ** s for m, p in zip(masses, opinions)]
+    owned = tilted[0], tilted[1] * opinions[1]  # the part of the class's own components
+    assert same(owned[0], w_1 * opinions[0] ** s) and same(owned[1], w_2 * opinions[1] ** s)  # w_k E_k[p^s]
+    assert same((owned[0] / sum(owned)).subs(w_3, 0), w_1 / (w_1 + w_2))  # apart: the shares stay
+
+
+def test_eq_gradient_of_means():
+    of_y, of_all = sp.symbols('m_y m', real=True)
+    score = lambda mean: (sqrt(a) * mean - x_t) / (1 - a)  # eq-tweedie, solved for the score
+    assert same(sp.solve(sp.Eq(mu, (x_t + (1 - a) * g) / sqrt(a)), g)[0], score(mu))
+    assert same(score(of_y) - score(of_all), sqrt(a) / (1 - a) * (of_y - of_all))
+
+
+def test_eq_early_push():
+    # data at b_1 and b_2, each a class of its own; h is the root of alpha_bar
+    odds = (-(x_t - h * b_1) ** 2 + (x_t - h * b_2) ** 2) / (2 * (1 - h ** 2))
+    slope = sp.diff(-log(1 + (1 - w) / w * exp(-sp.expand(odds))), x_t)
+    assert same(sp.simplify(slope / h).subs(h, 0), b_1 - (w * b_1 + (1 - w) * b_2))
 
 
 lam, step_h, before_h = sp.symbols('lambda h_step h_before', positive=True)
