@@ -38,3 +38,19 @@ from .evaluation import (Batch, bootstrap_interval, density_coverage, fid,
                                              fid_infinity, frechet_distance, inception_score,
                                              merge_moments, moments, precision_recall)
 from .tradeoff import trade_off
+from .free import (autoguidance, drop_labels, free_guidance, guided_model,
+                                       implicit_guidance, interval_guidance, of_class,
+                                       projected_guidance, rescaled_guidance, tilted_world)
+from .particles import (Particles, annealed_twist, effective_sample_size,
+                                            particle_sample, power_twist, systematic)
+from .solvers import (dpmpp_2m_sample, dpmpp_2m_sde_sample, edm_steps,
+                                          heun_sample)
+from .anything import (all_of, any_of, class_loss, colour, edges, low_pass,
+                                           masked, measured_guidance, measurement_loss, mended,
+                                           recurrent_sample, replace_known, waiting, x_0_guidance)
+from .flows import (diffusion_of, eps_from_flow, flow_sample, flow_time,
+                                        guidance_on_flow, guided_velocity, sde_sample, to_flow,
+                                        velocity_of)
+from .leaderboard import score_table, tilted_law
+from .failures import (dynamic_threshold, mode_shares, target_shares,
+                                           transfer_gap)

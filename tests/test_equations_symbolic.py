@@ -9,6 +9,11 @@ from sympy import Rational, exp, log, oo, pi, sqrt
 from sympy.stats import E, Normal, variance
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.flows import eps_from_flow, flow_time, guided_score, guided_velocity, reverse_drift, to_flow, velocity_from_eps
+from guided_diffusion_edu.solvers import exponential_step, guided_x_0, heun, noise_to_signal, stochastic_step, two_m
+import guided_diffusion_edu.failures
+import guided_diffusion_edu.free
+import guided_diffusion_edu.particles
 from guided_diffusion_edu import diffusion, guidance, samplers
 from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
@@ -605,21 +610,39 @@ def test_eq_lab_recursion():
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1 ** 2 * v + k_3 ** 2)
 
 
+def log_derivatives(level):
+    """First and second derivative in x_t of log p and of log r_1 for `two_points`, with the two parts of p as plain symbols A and B.
+
+    SymPy differentiates with unknown functions; what is put in for their derivatives is checked on the Gaussian itself."""
+    A, B, size_a, size_b = sp.Function('A')(x_t), sp.Function('B')(x_t), *sp.symbols('size_a size_b', positive=True)
+    slopes = {part: -(x_t - sqrt(level) * place) / (1 - level) for part, place in ((A, b_1), (B, b_2))}
+    for part, place in ((A, b_1), (B, b_2)): assert same(sp.diff(log(gauss(x_t, sqrt(level) * place, 1 - level)), x_t), slopes[part])
+    found = []
+    for of in (log(A + B), log(A / (A + B))):
+        for order in (1, 2):
+            value = sp.diff(of, x_t, order)
+            for part, slope in slopes.items():
+                value = value.subs(sp.diff(part, x_t, 2), part * (slope ** 2 + sp.diff(slope, x_t))).subs(sp.diff(part, x_t), part * slope)
+            found.append(value.subs({A: size_a, B: size_b}))
+    return found, size_a / (size_a + size_b)
+
+
 def test_eq_matched_variance():
     # two points noised: the step's variance is the mean of the variances plus the variance of the means
-    p, r_1 = two_points(x_t, ab)
+    (slope, bend, slope_1, _), r_1 = log_derivatives(ab)
     m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
     by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
-    assert same(by_parts, beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2)))
-    mean = r_1 * m_1 + (1 - r_1) * m_2
-    assert same(by_parts, beta / sqrt(alpha) * sp.diff(mean, x_t))
+    assert same(by_parts, beta / alpha * (1 + beta * bend))
+    mean_slope = r_1 * sp.diff(m_1, x_t) + (1 - r_1) * sp.diff(m_2, x_t) + r_1 * slope_1 * (m_1 - m_2)
+    assert same(by_parts, beta / sqrt(alpha) * mean_slope)
 
 
 def test_eq_guided_variance():
     # the class is the first point: given it, the step's variance is that of the posterior
-    p, r_1 = two_points(x_t, ab)
-    free = beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2))
-    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * sp.diff(log(r_1), x_t, 2))
+    (_, bend, _, bend_1), _ = log_derivatives(ab)
+    free = beta / alpha * (1 + beta * bend)
+    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * bend_1)
+    assert not same(gde.posterior_variance(ab, ab_prev) - free, beta / alpha * bend_1)
 
 
 def test_eq_third_order_shift():
@@ -868,3 +891,514 @@ def test_eq_matching_scale():
     assert same(found, matching_scale(r, b)) and same(matching_scale(r, 1), 1)
     tilted_mean = lambda scale: scale * y / r ** 2 / (1 / b ** 2 + scale / r ** 2)
     assert same(tilted_mean(found) / (y / r ** 2 / (1 + 1 / r ** 2)), found)  # the mean is off by the scale itself
+
+
+# ---- beyond the paper: two models in the place of a classifier
+
+
+def test_eq_free_loss():
+    a_y, a_0, w_y, w_0, p = sp.symbols('a_y a_0 w_y w_0 p', real=True)
+    noise = sp.Matrix(sp.symbols('n1:4', real=True))  # three equally likely noises seen with a class, and hidden
+    mean = lambda guess: sum((n_k - guess) ** 2 for n_k in noise) / 3
+    loss = (1 - p) * mean(a_y) + p * mean(a_0)
+    best = sp.solve([sp.diff(loss, a_y), sp.diff(loss, a_0)], [a_y, a_0], dict=True)[0]
+    assert same(best[a_y], sum(noise) / 3) and same(best[a_0], sum(noise) / 3)  # whatever p
+
+
+def test_eq_implicit_classifier():
+    density, opinion = sp.Function('p', positive=True)(x_t), sp.Function('q', positive=True)(x_t)
+    eps_of = lambda p: -sqrt(1 - a) * sp.diff(log(p), x_t)
+    of_class = density * opinion / w  # Bayes' rule, w the share of the class
+    assert same(-(eps_of(of_class) - eps_of(density)) / sqrt(1 - a), sp.diff(log(opinion), x_t))
+
+
+def test_eq_free_eps():
+    eps_y, eps_0, w = sp.symbols('epsilon_y epsilon_0 w', real=True)
+    implied = -(eps_y - eps_0) / sqrt(1 - a)
+    assert same(gde.guided_eps(eps_0, a, s * implied), eps_0 + s * (eps_y - eps_0))
+    assert same((eps_0 + s * (eps_y - eps_0)).subs(s, 1 + w), (1 + w) * eps_y - w * eps_0)
+
+
+def test_eq_autoguidance():
+    p, weak = sp.Function('p', positive=True)(x), sp.Function('q', positive=True)(x)
+    score = lambda f: sp.diff(log(f), x)
+    assert same(score(weak) + s * (score(p) - score(weak)), score(p ** s / weak ** (s - 1)))
+
+
+def test_eq_tilt_gap():
+    # data at two points with class probabilities p_1, p_2: noise the tilted law, and compare with the power
+    p_1, p_2 = sp.symbols('p_1 p_2', positive=True)
+    near, far = w * gauss(x, sqrt(a) * b_1, 1 - a), (1 - w) * gauss(x, sqrt(a) * b_2, 1 - a)
+    density, opinion = near + far, (near * p_1 + far * p_2) / (near + far)
+    tilted, worth = near * p_1 ** 3 + far * p_2 ** 3, (near * p_1 ** 3 + far * p_2 ** 3) / (near + far)
+    left = sp.diff(log(tilted) - (log(density) + 3 * log(opinion)), x)
+    assert same(left, sp.diff(log(worth / opinion ** 3), x))
+
+
+def test_eq_flow_quantiles():
+    k, u = sp.symbols('k u', positive=True)
+    drawn = gauss(x, 0, k ** 2)  # what x -> k x makes of N(0, 1)
+    assert same(sp.integrate(drawn, (x, -oo, k * u)), sp.integrate(gauss(x, 0, 1), (x, -oo, u)))
+
+
+tau, broad = sp.symbols('tau u', positive=True)
+pull = s / (v + tau) - (s - 1) / (broad + tau)  # minus the guided score over x
+
+
+def test_eq_pair_target():
+    power = s * log(gauss(x, 0, v)) - (s - 1) * log(gauss(x, 0, broad))
+    assert same(-1 / sp.diff(sp.expand_log(power, force=True), x, 2), gde.free.pair_target_variance(v, broad, s))
+
+
+def test_eq_pair_ddim():
+    path = s * log(v + tau) - (s - 1) * log(broad + tau)  # log of the variance along the flow
+    assert same(sp.diff(path, tau), pull) and sp.limit((path - log(tau)).subs(s, 3), tau, oo) == 0
+    assert same(exp(path).subs(tau, 0), gde.free.pair_ddim_variance(v, broad, s))
+    assert same(gde.free.pair_ddim_variance(r ** 2 / (1 + r ** 2), 1, s), ddim_variance(r, s))
+
+
+def test_eq_pair_ddpm():
+    gap = sp.symbols('gap', positive=True)  # u = v + gap
+    for power in (1, 2, 3):
+        factor = ((v + gap + tau) ** (2 * power - 2) / (v + tau) ** (2 * power))
+        assert same(sp.diff(log(factor), tau), -2 * pull.subs({s: power, broad: v + gap}))
+        whole = sp.integrate(sp.apart(factor, tau), (tau, 0, oo)) / factor.subs(tau, 0)
+        assert same(whole, gde.free.pair_ddpm_variance(v, v + gap, power))
+    assert same(gde.free.pair_ddpm_variance(r ** 2 / (1 + r ** 2), 1, 3), ddpm_variance(r, 3))
+    assert same(gde.free.pair_ddpm_variance(1, 2, s), (2 - 2 ** (2 - 2 * s)) / (2 * s - 1))  # Bradley and Nakkiran's example
+
+
+def test_eq_interval_law():
+    low, high, level = sp.symbols('low high level', positive=True)
+    rate = lambda f: -f * log((1 + r ** 2 - level))  # primitive of f / (1 + r^2 - a)
+    part = lambda f, start, end: rate(f).subs(level, end) - rate(f).subs(level, start)
+    total = part(1, 0, low) + part(s, low, high) + part(1, high, 1)
+    claimed = log(gde.free.interval_variance(r, s, low, high))
+    assert same(sp.diff(sp.expand_log(claimed, force=True) + total, s), 0) and same((claimed + total).subs(s, 1), 0)
+
+
+def test_eq_rescaled():
+    pixels, factor = sp.Matrix(sp.symbols('p1:4', real=True)), sp.symbols('factor', positive=True)
+    spread = lambda values: sum((value - sum(values) / 3) ** 2 for value in values)
+    wanted = sp.symbols('wanted', positive=True)
+    assert same(spread(factor * pixels), factor ** 2 * spread(pixels))
+    assert same(spread(sqrt(wanted / spread(pixels)) * pixels), wanted)  # the whole way: the variance asked for
+
+
+def test_eq_projected():
+    own, change = sp.Matrix(sp.symbols('o1:4', real=True)), sp.Matrix(sp.symbols('d1:4', real=True))
+    along = (change.T * own)[0] / (own.T * own)[0] * own
+    across = change - along
+    guided = own + (s - 1) * across
+    assert same((across.T * own)[0], 0)
+    assert same((guided.T * guided)[0], (own.T * own)[0] + (s - 1) ** 2 * (across.T * across)[0])
+
+
+def test_eq_gradient_field():
+    x_1, x_2, c_1, c_2 = sp.symbols('x_1 x_2 c_1 c_2', real=True)
+    potential = sp.Function('f')(x_1, x_2)
+    field = [sp.diff(potential, x_1), sp.diff(potential, x_2)]
+    assert same(sp.diff(field[0], x_2), sp.diff(field[1], x_1))
+    scaled = [factor * component for factor in [1 + x_1 ** 2] for component in (c_1 * x_1, c_2 * x_2)]  # a gradient times a function
+    assert not same(sp.diff(scaled[0], x_2), sp.diff(scaled[1], x_1))
+    f_1, f_2 = c_1 * x_1 + c_2 * x_2, c_2 * x_1 + x_2  # symmetric: it has a potential
+    found = sp.integrate(f_1, x_1) + sp.integrate(f_2 - sp.diff(sp.integrate(f_1, x_1), x_2), x_2)
+    assert same(sp.diff(found, x_1), f_1) and same(sp.diff(found, x_2), f_2)
+
+
+# ---- exact guidance by particles
+
+
+def two_steps():
+    "Two states a level: P(x_2), P(x_1 | x_2), P(x_0 | x_1) and positive twists h_0, h_1, h_2, all free."
+    start, first, second = sp.symbols('p_2 p_10 p_11', positive=True), sp.symbols('f_0 f_1', positive=True), sp.symbols('g_0 g_1', positive=True)
+    two = lambda p: (p, 1 - p)
+    twists = [sp.symbols(f'h_{level}0 h_{level}1', positive=True) for level in range(3)]
+    return two(start[0]), [two(p) for p in first], [two(p) for p in second], twists
+
+
+def test_eq_smc_target():
+    # the last target's marginal does not depend on the twists on the way
+    start, first, second, (h_0, h_1, h_2) = two_steps()
+    gamma = {(i, j, k): start[i] * first[i][j] * second[j][k] * h_0[k] for i, j, k in product((0, 1), repeat=3)}
+    for k in (0, 1):
+        marginal = sum(gamma[i, j, k] for i, j in product((0, 1), repeat=2))
+        chain = sum(start[i] * first[i][j] * second[j][k] for i, j in product((0, 1), repeat=2))
+        assert same(marginal, chain * h_0[k]) and not marginal.free_symbols & {*h_1, *h_2}
+
+
+def test_eq_smc_weight():
+    start, first, second, (h_0, h_1, h_2) = two_steps()
+    r = sp.symbols('r_0:4', positive=True)  # any proposals
+    for i, j, k in product((0, 1), repeat=3):
+        weights = h_2[i], first[i][j] * h_1[j] / (r[i] * h_2[i]), second[j][k] * h_0[k] / (r[2 + j] * h_1[j])
+        assert same(start[i] * r[i] * r[2 + j] * sp.prod(weights), start[i] * first[i][j] * second[j][k] * h_0[k])
+
+
+def test_eq_gaussian_weight():
+    d, after, before = sp.symbols('d h_after h_before', real=True)
+    step = sp.expand_log(log(gauss(d, 0, v)) - log(gauss(d, v * g, v)), force=True)
+    assert same(step, -v * g * (d - v * g / 2) / v)
+    claimed = after - g * d + v * g ** 2 / 2 - before
+    assert same(step + after - before, claimed)
+    linear = claimed.subs(after, s + g * d).subs(before, s + v * g ** 2 / 2)  # a linear twist that is a martingale
+    assert same(linear, 0)
+
+
+def test_eq_smc_evidence():
+    # one particle and one step, any proposal: the mean of the product of weights is the evidence; with resampling by counting for two
+    start, first, _, (h_0, h_1, _) = two_steps()
+    r = sp.symbols('r_0 r_1', positive=True)
+    proposal = [(p, 1 - p) for p in r]
+    mean = sum(start[i] * proposal[i][j] * h_1[i] * first[i][j] * h_0[j] / (proposal[i][j] * h_1[i]) for i, j in product((0, 1), repeat=2))
+    assert same(mean, sum(start[i] * first[i][j] * h_0[j] for i, j in product((0, 1), repeat=2)))
+    w_1, w_2, f_1, f_2 = sp.symbols('w_1 w_2 f_1 f_2', positive=True)
+    share = w_1 / (w_1 + w_2)
+    resampled = share * f_1 + (1 - share) * f_2  # mean of f over the copies, each in proportion to its weight
+    assert same((w_1 + w_2) / 2 * resampled, (w_1 * f_1 + w_2 * f_2) / 2)
+
+
+def test_eq_ess():
+    M, N, W = sp.symbols('M N W', positive=True)
+    assert same((M * W) ** 2 / (M * W ** 2), M)  # M equal weights count M
+    heavy = 1 / (w ** 2 + (1 - w) ** 2 / (N - 1))
+    assert same(heavy.subs(w, 1 / N), N) and sp.limit(heavy, N, oo) == 1 / w ** 2
+
+
+def test_eq_systematic():
+    u = sp.symbols('u', real=True)
+    for low, high, N in ((Rational(1, 7), Rational(5, 9), 4), (0, Rational(1, 11), 5), (Rational(2, 3), 1, 3)):
+        inside = sum(sp.Piecewise((1, sp.And((k + u) / N >= low, (k + u) / N < high)), (0, True)) for k in range(N))
+        assert sp.integrate(inside, (u, 0, 1)) == N * (high - low)  # the expected number of teeth
+
+
+def test_eq_twist_bounds():
+    t = sp.symbols('t', positive=True)
+    power = lambda z: z ** 3
+    p_1, p_2 = Rational(1, 5), Rational(9, 10)
+    mean = lambda f: w * f(p_1) + (1 - w) * f(p_2)
+    below, above = sp.factor(mean(power) - power(mean(lambda z: z))), sp.factor(mean(lambda z: z) - mean(power))
+    for share in (Rational(k, 10) for k in range(1, 10)):
+        assert below.subs(w, share) > 0 and above.subs(w, share) > 0
+    assert sp.diff(t ** s, t, 2).equals(s * (s - 1) * t ** (s - 2))  # convex for s > 1, which is Jensen's condition
+
+
+def test_eq_annealed_twist():
+    level, least = sp.symbols('level least', positive=True)
+    k = 1 + (s - 1) * level / least
+    assert same(k.subs(level, least), s) and same(k.subs(level, 0), 1) and same(k.subs(s, 1), 1)
+    assert same(sp.diff(k, level), (s - 1) / least)  # and a straight line between
+
+
+# ---- where guidance goes wrong
+
+
+def test_eq_transfer_gap():
+    right_guide, right_judge, f, K = sp.symbols('a b f K', positive=True)
+    guide, judge = (1 - f) * right_guide + f, (1 - f) * right_judge + f / K
+    assert same(guide - judge, (1 - f) * (right_guide - right_judge) + f * (1 - 1 / K))
+    assert same((guide - judge).subs(f, 0), right_guide - right_judge)  # honest samples: a difference of error rates
+
+
+def test_eq_contrast():
+    X, noise, fresh = Normal('X', 0, 1), Normal('noise', 0, 1), Normal('fresh', 0, sqrt(v))
+    pixel = a * (X + r * noise) + fresh
+    assert same(variance(pixel), gde.failures.contrast(a, v, r) ** 2)
+    data = gde.failures.contrast(1 / (1 + r ** 2), r ** 2 / (1 + r ** 2), r)
+    assert same(data, 1)  # the posterior's pictures are as loud as the data
+
+
+def test_eq_contrast_target():
+    law = gde.failures.contrast(s / (r ** 2 + s), target_variance(r, s), r) ** 2
+    assert same(law, gde.failures.target_contrast(r, s) ** 2)
+    assert same(law, (s ** 2 * (1 + r ** 2) + r ** 2 * (r ** 2 + s)) / (r ** 2 + s) ** 2)
+    assert sp.limit(law, s, oo) == 1 + r ** 2 and same(law.subs(s, 1), 1)
+    slope = sp.numer(sp.together(sp.diff(law, s)))
+    assert sp.simplify(slope / ((2 * r ** 2 + 1) * s - r ** 2)).free_symbols <= {r, s} and same(sp.diff(law, s), r ** 2 * ((2 * r ** 2 + 1) * s - r ** 2) / (r ** 2 + s) ** 3)
+
+
+def test_eq_dynamic_threshold():
+    value, top = sp.symbols('value top', real=True)
+    edited = sp.Min(sp.Max(value, -top), top) / top
+    for number in (-3, Rational(-1, 2), 0, 1, 5):
+        assert edited.subs({value: number, top: 1}) == sp.Min(sp.Max(number, -1), 1)  # nothing above 1: plain clipping
+        assert abs(edited.subs({value: number, top: 2})) <= 1
+    assert edited.subs({value: 1, top: 2}) == Rational(1, 2) and edited.subs({value: 3, top: 2}) == 1
+
+
+def test_eq_mode_shares():
+    density, r_1 = two_points(x, a)
+    assert same(sp.simplify(r_1 * density - w * gauss(x, sqrt(a) * b_1, 1 - a)), 0)  # so the integral of r_1 over the law is w
+    assert same(sp.integrate(w * gauss(x, sqrt(a) * b_1, v), (x, -oo, oo)), w)
+
+
+def test_eq_kept_modes():
+    # three places: two modes of the class, the second shared with another class
+    w_1, w_2, w_3 = sp.symbols('w_1:4', positive=True)
+    masses = [w_1, w_2 + w_3]  # density at the two places; the class owns w_1 and w_2
+    opinions = [1, w_2 / (w_2 + w_3)]
+    tilted = [m * p ** s for m, p in zip(masses, opinions)]
+    owned = tilted[0], tilted[1] * opinions[1]  # the part of the class's own components
+    assert same(owned[0], w_1 * opinions[0] ** s) and same(owned[1], w_2 * opinions[1] ** s)  # w_k E_k[p^s]
+    assert same((owned[0] / sum(owned)).subs(w_3, 0), w_1 / (w_1 + w_2))  # apart: the shares stay
+
+
+def test_eq_gradient_of_means():
+    of_y, of_all = sp.symbols('m_y m', real=True)
+    score = lambda mean: (sqrt(a) * mean - x_t) / (1 - a)  # eq-tweedie, solved for the score
+    assert same(sp.solve(sp.Eq(mu, (x_t + (1 - a) * g) / sqrt(a)), g)[0], score(mu))
+    assert same(score(of_y) - score(of_all), sqrt(a) / (1 - a) * (of_y - of_all))
+
+
+def test_eq_early_push():
+    # data at b_1 and b_2, each a class of its own; h is the root of alpha_bar
+    odds = (-(x_t - h * b_1) ** 2 + (x_t - h * b_2) ** 2) / (2 * (1 - h ** 2))
+    slope = sp.diff(-log(1 + (1 - w) / w * exp(-sp.expand(odds))), x_t)
+    assert same(sp.simplify(slope / h).subs(h, 0), b_1 - (w * b_1 + (1 - w) * b_2))
+
+
+lam, step_h, before_h = sp.symbols('lambda h_step h_before', positive=True)
+def level(place): return 1 / (1 + exp(-2 * place))  # alpha_bar where half the log-SNR is `place`
+
+
+def test_eq_flow_log_snr():
+    # d x_bar = eps d sigma, with sigma = e^-lambda and eps = (x_bar - x_0) / sigma
+    sigma = exp(-lam)
+    assert same((x - x_0) / sigma * sp.diff(sigma, lam), x_0 - x)
+    assert sp.simplify(noise_to_signal(level(lam)) - sigma) == 0
+
+
+def test_eq_variation_of_constants():
+    u, f = sp.symbols('u', positive=True), sp.Function('f')
+    path = exp(-lam) * (x + sp.Integral(exp(u) * f(u), (u, 0, lam)))  # from lambda = 0
+    assert sp.simplify(sp.diff(path, lam) - (f(lam) - path)) == 0
+
+
+def test_eq_guided_x0():
+    assert same(guided_x_0(gde.x0_from_eps(x_t, eps, a), a, g), gde.x0_from_eps(x_t, gde.guided_eps(eps, a, g), a))
+
+
+def test_eq_exponential_step():
+    noise = gde.eps_from_x0(x_t, x_0, ab)
+    assert same(exponential_step(x_t, x_0, ab, ab_prev), sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * noise)  # DDIM
+    u = sp.symbols('u', positive=True)
+    by_integral = exp(-step_h) * x + sp.integrate(exp(u - step_h), (u, 0, step_h)) * x_0
+    assert same(by_integral, exp(-step_h) * x + (1 - exp(-step_h)) * x_0)
+
+
+def test_eq_two_m():
+    line = sp.interpolate([(-before_h, y), (0, x_0)], x)
+    assert same(two_m(x_0, y, step_h, before_h), line.subs(x, step_h / 2))
+
+
+def test_eq_two_m_error():
+    f, f1, f2, u = sp.symbols('f f1 f2 u', real=True)
+    curve = lambda u: f + f1 * u + f2 * u ** 2 / 2
+    exact = sp.integrate(exp(u - step_h) * curve(u), (u, 0, step_h))
+    error = exact - (1 - exp(-step_h)) * two_m(curve(0), curve(-step_h), step_h, step_h)
+    leading = sp.series(sp.nsimplify(error, rational=True).expand(), step_h, 0, 4).removeO()
+    assert same(leading, step_h ** 3 / 12 * (f1 + 5 * f2))
+
+
+def test_eq_stochastic_flow():
+    # Fokker-Planck: the added drift and the added noise cancel for any density
+    p, sigma = sp.Function('p')(x), sp.symbols('sigma', positive=True)
+    added = -sp.diff(p * sigma ** 2 * sp.diff(sp.log(p), x), x) + sp.diff(p, x, 2) * (2 * sigma ** 2) / 2
+    assert sp.simplify(added) == 0
+
+
+def test_eq_stochastic_step():
+    u = sp.symbols('u', positive=True)
+    variance = sp.integrate(exp(-4 * (step_h - u)) * 2 * exp(-2 * (lam + u)), (u, 0, step_h))
+    assert sp.simplify(variance - exp(-2 * (lam + step_h)) * (1 - exp(-2 * step_h))) == 0
+    assert same(stochastic_step(x_t, x_0, 0, ab, ab_prev), gde.posterior_mean(x_0, x_t, ab, ab_prev))
+    assert same(stochastic_step(0, 0, 1, ab, ab_prev) ** 2, gde.posterior_variance(ab, ab_prev))
+
+
+def test_eq_heun():
+    # to second order: for the slope k x + l sigma, one step against the Taylor expansion of the solution
+    k, l, sigma, width = sp.symbols('k l sigma width', real=True)
+    field = lambda x, sigma: k * x + l * sigma
+    ended = heun(x, field(x, sigma), field(x + width * field(x, sigma), sigma + width), width)
+    taylor = x + width * field(x, sigma) + width ** 2 / 2 * (k * field(x, sigma) + l)
+    assert same(ended, taylor)
+
+
+def test_eq_heun_in_x0():
+    noise, below, later = sp.symbols('noise below later', positive=True)
+    euler = x_0 + below / noise * (x - x_0)
+    assert same(heun(x, (x - x_0) / noise, (euler - later) / below, below - noise), euler + (noise - below) / (2 * below) * (later - x_0))
+
+
+def test_eq_edm_levels():
+    low, high, i, rho = sp.symbols('low high i rho', positive=True)
+    levels = (high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    assert same(levels.subs(i, 0), high) and same(levels.subs(i, n - 1), low)
+    small = sp.symbols('small', positive=True)  # 1 / rho
+    assert sp.simplify(sp.limit(sp.log(1 + i / (n - 1) * (exp(small * a) - 1)) / small, small, 0) - i / (n - 1) * a) == 0  # even in the logarithm
+
+
+def test_eq_quantile_flow():
+    # conservation of mass along the flow: dF/dt + velocity * p = 0, so F(x(t), t) does not change
+    t, velocity = sp.symbols('t'), sp.Function('v')
+    F = sp.Function('F')(x, t)
+    flux = -velocity(x, t) * sp.diff(F, x)  # dF/dt, the continuity equation integrated once
+    assert sp.simplify(flux + sp.diff(F, x) * velocity(x, t)) == 0
+    sigma = sp.symbols('sigma', positive=True)
+    x_bar = a * sqrt(sigma ** 2 + r ** 2)  # one Gaussian: x over the standard deviation is kept, and the flow's equation holds
+    assert sp.simplify(sp.diff(x_bar, sigma) - sigma * x_bar / (sigma ** 2 + r ** 2)) == 0
+
+
+def test_eq_measurement():
+    seen = sp.symbols('seen', real=True)
+    assert same(sp.expand_log(log(gauss(y, seen, r ** 2)), force=True) - sp.expand_log(log(gauss(0, 0, r ** 2)), force=True), -(seen - y) ** 2 / (2 * r ** 2))
+
+
+def test_eq_measured():
+    # two pictures, a measurement with two outcomes that looks at x_0 alone: P(y | x_t) is the mean of P(y | x_0) given x_t
+    prior, seen_0, seen_1, noisy_0, noisy_1 = sp.symbols('prior seen0 seen1 noisy0 noisy1', positive=True)
+    joint = [prior * noisy_0 * seen_0, (1 - prior) * noisy_1 * seen_1]  # of x_0 = 0, 1 with x_t and y as observed
+    marginal = prior * noisy_0 + (1 - prior) * noisy_1
+    assert same(sum(joint) / marginal, prior * noisy_0 / marginal * seen_0 + (1 - prior) * noisy_1 / marginal * seen_1)
+
+
+def test_eq_x0_guidance():
+    loss, estimate = sp.Function('L'), sp.Function('estimate')
+    assert sp.simplify(sp.diff(-s * loss(estimate(x)), x) + s * sp.diff(loss(x_0), x_0).subs(x_0, estimate(x)) * sp.diff(estimate(x), x)).doit() == 0
+
+
+def test_eq_jensen_gap():
+    V, d = sp.symbols('V d', positive=True)
+    exact = log(r ** 2 / (r ** 2 + V)) / 2 + d ** 2 / 2 * (1 / r ** 2 - 1 / (r ** 2 + V))  # a Gaussian posterior
+    assert same(sp.series(exact, V, 0, 2).removeO(), V / 2 * (d ** 2 / r ** 4 - 1 / r ** 2))
+    f = exp(-(x - y) ** 2 / (2 * r ** 2))
+    assert same(sp.diff(f, x, 2) / f, (y - x) ** 2 / r ** 4 - 1 / r ** 2)
+
+
+def test_eq_dps_ratio():
+    m, sigma = sp.symbols('m sigma', positive=True)
+    estimate = m + sqrt(a) * sigma ** 2 / (a * sigma ** 2 + 1 - a) * (x_t - sqrt(a) * m)
+    V = (1 - a) * sigma ** 2 / (a * sigma ** 2 + 1 - a)
+    true, dps = (sp.diff(-(y - estimate) ** 2 / (2 * spread), x_t) for spread in (r ** 2 + V, r ** 2))
+    assert same(true / dps, r ** 2 / (r ** 2 + V))
+
+
+def test_eq_jacobian_is_variance():
+    density, first = two_points(x_t, a)
+    mean, square = first * b_1 + (1 - first) * b_2, first * b_1 ** 2 + (1 - first) * b_2 ** 2
+    claim = (1 - a) / sqrt(a) * sp.diff(mean, x_t) - (square - mean ** 2)
+    for values in ({a: Rational(1, 3), w: Rational(1, 4), b_1: 1, b_2: -2, x_t: Rational(1, 2)}, {a: Rational(4, 5), w: Rational(1, 2), b_1: 0, b_2: 1, x_t: 2}):
+        assert abs(claim.subs(values).evalf(30)) < 1e-20
+
+
+def test_eq_all_of():
+    p, q = sp.symbols('p q', positive=True)
+    assert same(exp(-(-log(p) - log(q))), p * q)
+
+
+def test_eq_any_of():
+    p, q = sp.symbols('p q', positive=True)
+    assert same(exp(-(-log(exp(log(p)) + exp(log(q))))), p + q)
+
+
+def test_eq_recurrence():
+    k = sp.symbols('k', real=True)
+    of = lambda mean, var, k: exp(sp.I * k * mean - var * k ** 2 / 2)  # characteristic function of a Gaussian; of a sum, the product
+    back = of(sqrt(ab_prev) * b_1, 1 - ab_prev, sqrt(alpha) * k) * of(0, 1, sqrt(1 - alpha) * k)
+    assert sp.simplify(back / of(sqrt(ab) * b_1, 1 - ab, k)) == 1
+
+
+def test_eq_vp_sde():
+    # mean factor and variance after a time u with constant rate; and a step of the chain to first order
+    rate, u, small = sp.symbols('rate u small', positive=True)
+    mean, var = exp(-rate * u / 2), 1 - exp(-rate * u)
+    assert same(sp.diff(mean, u), -rate / 2 * mean) and same(sp.diff(var, u), -rate * var + rate) and same(mean ** 2, 1 - var)
+    assert same(sp.series(sqrt(exp(-rate * small)), small, 0, 2).removeO(), 1 - rate * small / 2)
+
+
+def test_eq_fokker_planck():
+    # the noised Gaussian solves it, the way up (drift -x / 2, rate 1)
+    u, var_0 = sp.symbols('u var_0', positive=True)
+    p = gauss(x, exp(-u / 2) * mu, exp(-u) * var_0 + 1 - exp(-u))
+    residue = sp.diff(p, u) - (sp.diff(x / 2 * p, x) + sp.diff(p, x, 2) / 2)
+    assert sp.simplify(residue / p) == 0
+
+
+def test_eq_reverse_family():
+    # any density: the drift of any kappa gives the reversed change
+    p, kappa, rate = sp.Function('p')(x), sp.symbols('kappa', positive=True), sp.symbols('rate', positive=True)
+    up = sp.diff(rate * x / 2 * p, x) + rate / 2 * sp.diff(p, x, 2)
+    back = -sp.diff(reverse_drift(x, sp.diff(log(p), x), rate, kappa) * p, x) + kappa * rate / 2 * sp.diff(p, x, 2)
+    assert sp.simplify(up + back) == 0
+
+
+def test_eq_guided_score():
+    assert same(guided_score(eps, a, s * g), gde.score_from_eps(eps, a) + s * g)
+
+
+def test_eq_linear_path():
+    tau = flow_time(a)
+    assert same(to_flow(sqrt(a) * x_0 + sqrt(1 - a) * eps, a), (1 - tau) * x_0 + tau * eps)
+
+
+def test_eq_velocity():
+    tau = sp.symbols('tau', positive=True)
+    x_tau = (1 - tau) * x_0 + tau * eps
+    assert same(velocity_from_eps(x_tau, eps, tau), eps - x_0) and same(x_tau - tau * (eps - x_0), x_0)
+
+
+def test_eq_path_change():
+    tau = flow_time(a)
+    assert same((tau / (1 - tau)) ** 2, (1 - a) / a) and same((1 - tau) ** 2 / ((1 - tau) ** 2 + tau ** 2), a) and same(to_flow(x_t, a), x_t * (1 - tau) / sqrt(a))
+
+
+def test_eq_flow_to_eps():
+    velocity = velocity_from_eps(to_flow(x_t, a), eps, flow_time(a))
+    assert same(eps_from_flow(x_t, velocity, a), eps)
+    assert same(sp.diff(eps_from_flow(x_t, v, a), v), 1 - flow_time(a))
+
+
+def test_eq_guided_velocity():
+    tau, x_tau = sp.symbols('tau x_tau', positive=True)
+    assert same(guided_velocity(velocity_from_eps(x_tau, eps, tau), tau, s * g), velocity_from_eps(x_tau, eps - tau * s * g, tau))
+    # and through the diffusion's eps_hat, the gradient in x_t being that in x_tau times the scale
+    assert same(guided_velocity(velocity_from_eps(to_flow(x_t, a), eps, flow_time(a)), flow_time(a), g * (sqrt(a) + sqrt(1 - a))),
+                velocity_from_eps(to_flow(x_t, a), gde.guided_eps(eps, a, g), flow_time(a)))
+
+
+def test_eq_euler_is_ddim():
+    tau, below, x_tau = sp.symbols('tau below x_tau', positive=True)
+    estimate, moved = x_tau - tau * v, x_tau + (below - tau) * v
+    assert same(moved, (1 - below) * estimate + below * (estimate + v))
+    noise = (x_t - sqrt(ab) * x_0) / sqrt(1 - ab)
+    level = flow_time(ab_prev)
+    assert same(((1 - level) * x_0 + level * noise) / to_flow(1, ab_prev), sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * noise)
+
+
+def test_eq_pushed_law():
+    # a cell [z, z + d] under a linear map holds its mass evenly: the share of an interval within its image
+    d, slope, low, high = sp.symbols('d slope low high', positive=True)
+    density = 1 / d / slope  # of the image, for a start even over the cell
+    assert same(sp.integrate(density, (x, low, high)), (high - low) / (slope * d))
+
+
+def test_eq_map_variation():
+    # x = F(z) in the integral of |pushed density - q|, for an increasing F: p(z) / F'(z) is the pushed density
+    F, p_T, q = sp.Function('F'), sp.Function('p'), sp.Function('q')
+    z = sp.symbols('z', real=True)
+    slope = sp.diff(F(z), z)
+    assert sp.simplify((p_T(z) / slope - q(F(z))) * slope - (p_T(z) - q(F(z)) * slope)) == 0
+
+
+def test_eq_sampling_floor():
+    sigma = sp.symbols('sigma', positive=True)
+    mean_size = 2 * sp.integrate(x * gauss(x, 0, sigma ** 2), (x, 0, oo))
+    assert same(mean_size, sigma * sqrt(2 / pi))
+    assert same((mean_size.subs(sigma, sqrt(w * (1 - w) / n))) ** 2, 2 * w * (1 - w) / (pi * n))
+
+
+def test_eq_tilted_bins():
+    low, high, m, var = sp.symbols('low high m var', positive=True)
+    Phi = lambda z: (1 + sp.erf(z / sqrt(2))) / 2
+    by_integral = sp.integrate(gauss(x, m, var), (x, low, high))
+    assert sp.simplify(by_integral - (Phi((high - m) / sqrt(var)) - Phi((low - m) / sqrt(var)))) == 0
