@@ -1,7 +1,7 @@
 """Runs of the training loop in processes of their own, for test_training.py: `kill FOLDER SEED` and `share FOLDER`.
 
 One import of torch serves them all: each run is a fork of this process."""
-import os, random, select, signal, socket, sys, traceback
+import os, random, select, signal, socket, sys, tempfile, traceback
 from pathlib import Path
 
 import torch
@@ -84,4 +84,5 @@ def share(folder):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder: tiny_run(folder, steps=1)  # what torch imports at the first step is there before the forks
     dict(kill=kill, share=share)[sys.argv[1]](*sys.argv[2:])
