@@ -36,3 +36,4 @@ from .pretrained import (Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)
+from .cards import loss_on, model_card, nearest_distances
