@@ -5,7 +5,7 @@ __all__ = ['SAMPLERS', 'NARROW', 'EIGHT', 'LONG', 'GUIDE', 'PLANS', 'write_png',
            'pack', 'info', 'main']
 
 # %% ../nbs/13_command_line.ipynb #c04
-import argparse, json, sys
+import argparse, json, os, sys
 from dataclasses import asdict, fields as dataclass_fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -174,8 +174,9 @@ def train(args):
         else:
             held_out = None if args.data.startswith("folder:") else _data(args, train=False)
             model = train_classifier(config, data, args.out, recipe, _note(args, recipe), held_out=held_out, **common)
-    count = sum(p.numel() for p in model.parameters())
-    print(f"{count:,} parameters -> {Path(args.out) / args.what}.safetensors")
+    if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes speaks for all
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{count:,} parameters -> {Path(args.out) / args.what}.safetensors")
 
 
 def _dry_run(network, config, recipe, data):
@@ -235,7 +236,7 @@ def _add_sample(verbs):
     p.add_argument("--seed", type=int, default=0, help="default: 0")
     p.add_argument("--out", required=True, help="a .png (grid) or .npz (OpenAI's layout)")
 
-
+# %% ../nbs/13_command_line.ipynb #c24
 def _add_pictures(p):
     p.add_argument("--data", required=True,
                    help="digits, mnist, fashion-mnist, cifar10, folder:PATH or emoji:PATH")
@@ -283,7 +284,7 @@ def _add_pack(verbs):
     p.add_argument("run_folder", help="a folder that `gde train` has filled")
     p.add_argument("out", help="the folder to write")
 
-# %% ../nbs/13_command_line.ipynb #c24
+# %% ../nbs/13_command_line.ipynb #c26
 class _Parser(argparse.ArgumentParser):
     def error(self, message):  # one line, without the usage
         self.exit(2, f"{self.prog}: {message}\n")
