@@ -13,8 +13,8 @@ book: $(INSTALLED)
 serve: book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  # one thread a process: pools of threads that share cores slow each other down
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py

@@ -9,16 +9,18 @@ from .viz import image_grid, show_grid, to_pixels
 from .schedules import (Schedule, cosine_schedule, linear_schedule,
                                             log_snr, respace, schedule_from_alpha_bar)
 from .exact import GaussianMixture, four_corners, two_trees
-from .diffusion import (bits_per_dim, bound_term, decoder_log_prob,
-                                            eps_from_x0, gaussian_kl, hybrid_loss,
-                                            large_variance, learned_variance, mean_from_eps,
-                                            noise_like, posterior_mean, posterior_variance,
-                                            simple_loss, small_variance, step_law, x0_from_eps)
+from .diffusion import (bits_per_dim, bound_term, bound_weight,
+                                            decoder_log_prob, eps_from_x0, gaussian_kl,
+                                            hybrid_loss, large_variance, learned_variance,
+                                            mean_from_eps, noise_like, posterior_mean,
+                                            posterior_variance, simple_loss, small_variance,
+                                            step_law, step_variance, x0_from_eps)
 from .objectives import (Bits, SecondMomentSteps, as_eps, bound_loss,
                                              dataset_bits, eps_from_mean, eps_from_v,
                                              target_weight)
-from .guidance import (classifier_guidance, exact_guidance, guided_mean,
-                                           log_prob_guidance, martingale_gap, second_order_step)
+from .guidance import (classifier_guidance, error_law, exact_guidance,
+                                           guided_mean, log_prob_guidance, martingale_gap,
+                                           second_order_step)
 from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps,
                                            score_from_eps)
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,
@@ -37,3 +39,19 @@ from .pretrained import (Pretrained, Release, available_weights,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)
 from .cards import loss_on, model_card, nearest_distances
+from .free import (autoguidance, drop_labels, free_guidance, guided_model,
+                                       implicit_guidance, interval_guidance, of_class,
+                                       projected_guidance, rescaled_guidance, tilted_world)
+from .particles import (Particles, annealed_twist, effective_sample_size,
+                                            particle_sample, power_twist, systematic)
+from .solvers import (dpmpp_2m_sample, dpmpp_2m_sde_sample, edm_steps,
+                                          heun_sample)
+from .anything import (all_of, any_of, class_loss, colour, edges, low_pass,
+                                           masked, measured_guidance, measurement_loss, mended,
+                                           recurrent_sample, replace_known, waiting, x_0_guidance)
+from .flows import (diffusion_of, eps_from_flow, flow_sample, flow_time,
+                                        guidance_on_flow, guided_velocity, sde_sample, to_flow,
+                                        velocity_of)
+from .leaderboard import score_table, tilted_law
+from .failures import (dynamic_threshold, mode_shares, target_shares,
+                                           transfer_gap)

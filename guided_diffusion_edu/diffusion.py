@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['posterior_mean', 'posterior_variance', 'x0_from_eps', 'eps_from_x0', 'mean_from_eps', 'small_variance',
-           'clipped_variance', 'large_variance', 'learned_variance', 'gaussian_kl', 'decoder_log_prob', 'simple_loss',
-           'at_steps', 'step_law', 'bound_term', 'hybrid_loss', 'noise_like', 'bits_per_dim']
+           'step_variance', 'clipped_variance', 'large_variance', 'learned_variance', 'gaussian_kl', 'decoder_log_prob',
+           'simple_loss', 'bound_weight', 'at_steps', 'step_law', 'bound_term', 'hybrid_loss', 'noise_like',
+           'bits_per_dim']
 
 # %% ../nbs/03_reverse_process.ipynb #c04
 import math
@@ -52,7 +53,9 @@ def eps_from_x0(x_t, x_0, alpha_bar, alpha_bar_prev=None):
 def mean_from_eps(x_t, eps, alpha_bar, alpha_bar_prev):
     """Mean of the step back from `x_t` if its noise was `eps`.
 
-    Eqs. `eq-mean-from-eps`, `eq-step-tweedie`; Ho et al. 2020, Eq. 11.
+    Eq. `eq-mean-from-eps`; Ho et al. 2020, Eq. 11.
+
+    With the best eps it is exact: Eq. `eq-step-tweedie`.
     """
     alpha = alpha_bar / alpha_bar_prev
     return (x_t - (1 - alpha) / (1 - alpha_bar) ** 0.5 * eps) / alpha ** 0.5
@@ -62,9 +65,16 @@ def small_variance(schedule):
     """The posterior's variance at each step, float64 (T,); 0 at the first. The least that a
     step's variance can be.
 
-    Eqs. `eq-posterior-variance`, `eq-step-variance`; Ho et al. 2020, Section 3.2.
+    Eq. `eq-posterior-variance`; Ho et al. 2020, Section 3.2.
     """
     return posterior_variance(schedule.alpha_bars, schedule.alpha_bars_prev)
+
+
+def step_variance(variance_of_x_0, alpha_bar, alpha_bar_prev):
+    """Variance of x_{t-1} given x_t, in one dimension, from that of x_0 given x_t. Numbers, or
+    tensors that broadcast. Eq. `eq-step-variance`."""
+    moved = posterior_mean(1.0, 0.0, alpha_bar, alpha_bar_prev)  # by x_0 = 1
+    return posterior_variance(alpha_bar, alpha_bar_prev) + moved ** 2 * variance_of_x_0
 
 
 def clipped_variance(schedule):
@@ -93,7 +103,7 @@ def learned_variance(v, schedule, t):
     """
     return _learned_log(v, schedule, t).exp()
 
-# %% ../nbs/03_reverse_process.ipynb #c24
+# %% ../nbs/03_reverse_process.ipynb #c26
 def gaussian_kl(mean_1, log_variance_1, mean_2, log_variance_2):
     """KL divergence of N(1) from N(2), elementwise, in nats.
 
@@ -116,7 +126,7 @@ def decoder_log_prob(x_0, mean, log_variance):
     mass = 0.5 * (torch.special.erfc(-b / 2 ** 0.5) - torch.special.erfc(-a / 2 ** 0.5))
     return mass.clamp(min=1e-300).log().to(x_0.dtype)
 
-# %% ../nbs/03_reverse_process.ipynb #c28
+# %% ../nbs/03_reverse_process.ipynb #c30
 def _squared_error(predicted, eps, t, weight):
     "Mean squared error of each example, (B,), times `weight[t]` if there is a `weight` (T,)."
     error = (eps - predicted).square().flatten(1).mean(1)
@@ -128,14 +138,22 @@ def simple_loss(model, schedule, x_0, t, eps, y=None, weight=None):
     each step, float64 (T,), default 1.
 
     Eq. `eq-simple-loss`; Ho et al. 2020, Eq. 14 (the mean in place of the sum).
-
-    Without the weight of the bound: Eq. `eq-vlb-weight`; Ho et al. 2020, Eq. 12.
     """
     output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
     predicted = output[:, :x_0.shape[1]]  # a learned variance, if any, is in the channels behind
     return _squared_error(predicted, eps, t, weight)
 
 # %% ../nbs/03_reverse_process.ipynb #c34
+def bound_weight(schedule):
+    """c_t of the bound with the small variance, in nats, float64 (T,); infinite at the first
+    step, whose term is the decoder's.
+
+    Eq. `eq-vlb-weight`; Ho et al. 2020, Eq. 12.
+    """
+    of_eps = schedule.betas ** 2 / (schedule.alphas * (1 - schedule.alpha_bars))
+    return of_eps / (2 * small_variance(schedule))
+
+# %% ../nbs/03_reverse_process.ipynb #c38
 def at_steps(formula, levels, t, a, b):
     """`formula(a, b, *levels)`, linear in `a` and `b` (B, ...), at the step `t` (B,) of each
     example. `levels`: one or two float64 (T,), such as a schedule's `alpha_bars`."""
@@ -148,7 +166,9 @@ def step_law(output, schedule, x_t, t, fixed=small_variance, clip=True):
     (B, C or 2C, ...) at steps `t` (B,). `clip`: the estimate of x_0 to [-1, 1].
 
     `fixed`: variances for a model that gives none, `small_variance` or `large_variance`.
-    Eqs. `eq-posterior-mean`, `eq-learned-variance`; Ho et al. 2020, Eq. 7.
+    Eq. `eq-posterior-mean`; Ho et al. 2020, Eq. 7.
+
+    Eq. `eq-learned-variance`; Nichol and Dhariwal 2021, Eq. 15.
     """
     channels, alpha_bars = x_t.shape[1], schedule.alpha_bars
     x_0 = at_steps(x0_from_eps, [alpha_bars], t, x_t, output[:, :channels])
@@ -173,8 +193,8 @@ def bound_term(output, schedule, x_0, x_t, t, fixed=small_variance, clip=True):
 
 
 def hybrid_loss(model, schedule, x_0, t, eps, y=None, weight=None):
-    """Squared error of the noise plus T / 1000 times the term of the bound, in which the mean is
-    held fixed: (B,). For models that learn their variance. `weight`: as in `simple_loss`.
+    """Squared error of the noise plus T / 1000 times the term of the bound, in bits a dimension,
+    in which the mean is held fixed: (B,). For models that learn their variance. `weight`: as in `simple_loss`.
 
     Eq. `eq-hybrid-loss`; Nichol and Dhariwal 2021, Eq. 16.
     """
@@ -189,7 +209,7 @@ def hybrid_loss(model, schedule, x_0, t, eps, y=None, weight=None):
     bound = bound_term(frozen, schedule, x_0, x_t, t, clip=False)
     return simple + len(schedule) / 1000 * bound
 
-# %% ../nbs/03_reverse_process.ipynb #c38
+# %% ../nbs/03_reverse_process.ipynb #c42
 def noise_like(x, generator=None):
     """Standard normal noise of the shape, dtype and device of `x` (B, ...). `generator`: None, a
     torch.Generator on any device, or a list of B of them, one for each example."""

@@ -127,8 +127,9 @@ class GaussianMixture:
         return _draw(self, n, label, generator)
 
     def denoiser(self, schedule):
-        """The exact `model(x_t, t, y=None) -> eps` on `schedule`.
-        Eqs. `eq-exact-eps`, `eq-tweedie`; Efron 2011, Eq. 1.4."""
+        """The exact `model(x_t, t, y=None) -> eps` on `schedule`. Eq. `eq-exact-eps`.
+
+        Eq. `eq-tweedie`; Efron 2011, Eq. 1.4."""
         def model(x_t, t, y=None):
             def eps(world, alpha_bar, rows):
                 return -(1 - alpha_bar) ** 0.5 * world.score(x_t[rows], None if y is None else y[rows])

@@ -8,11 +8,23 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.anything import (all_of, any_of, class_loss, edges, low_pass, masked, measured_guidance, measured_log_prob, measurement_loss, mended,
+                                           recurrent_sample, replace_known, waiting, x_0_guidance)
+from guided_diffusion_edu.flows import (diffusion_of, eps_from_flow, flow_sample, flow_time, guidance_on_flow, guided_score, guided_velocity, reverse_drift,
+                                        sde_sample, to_flow, velocity_from_eps, velocity_of, vp_rate)
+from guided_diffusion_edu.leaderboard import BINS, METHODS, by_samples, edm, map_variation, pushed_law, sampling_floor, score_table, tilted_law
+from guided_diffusion_edu.solvers import edm_steps, exponential_step, flow_map, guided_x_0, heun, mixture_cdf, noise_to_signal, stochastic_step, two_m
 from guided_diffusion_edu.classifier import AttentionPool
+from guided_diffusion_edu.failures import contrast, dynamic_threshold, early_push, means_gradient, mode_shares, target_contrast, target_shares, transfer_gap
+from guided_diffusion_edu.free import (asymmetry, autoguidance, drop_labels, flow_law, free_guidance, guided_model, implicit_guidance, interval_guidance,
+                                       interval_variance, of_class, pair_ddim_variance, pair_ddpm_variance, pair_target_variance, projected_guidance,
+                                       rescaled_guidance, tilted_world)
 from guided_diffusion_edu.layers import Norm, attend, halve, queries_first
 from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
 from guided_diffusion_edu.laboratory import (ddim_variance, ddpm_variance, lab_guidance, lab_model, lab_moments, lab_step_at_mean, lab_step_at_x_t,
                                              lab_step_by_eps, lab_step_ddim, target_variance, third_order_shift)
+from guided_diffusion_edu.particles import (annealed_twist, effective_sample_size, log_ratio, particle_sample, power_twist, systematic,
+                                            value_and_gradient)
 from guided_diffusion_edu.pretrained import standard_error
 from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, matched_kernel, mean_tilt,
                                              moments_tilt, no_tilt, product_tilt, step_moments, total_variation, x_t_tilt)
@@ -104,6 +116,18 @@ def test_eq_mixture():
     points, weights = randn(20, 2, seed=2), WORLD.weights
     wanted = sum(w * gaussian_log(points, m, v.diag()).exp() for w, m, v in zip(weights, WORLD.means, WORLD.variances))
     assert torch.allclose(WORLD.log_prob(points).exp(), wanted) and weights.sum() == 1
+    # two trees of three branches: each a segment of uniform points, a little wide, and its turned twin
+    trees = gde.two_trees(1)
+    assert torch.allclose(trees.means[3:], -trees.means[:3]) and trees.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.allclose(trees.weights, torch.tensor([1, 0.74, 0.74] * 2, dtype=DOUBLE) / 4.96)
+    tips = torch.tensor([0.62, -1.0], dtype=DOUBLE)
+    for k, (angle, length) in enumerate(((1.72, 0.62), (1.72 + 0.55, 0.4588), (1.72 - 0.42, 0.4588))):
+        along = torch.tensor([math.cos(angle), math.sin(angle)], dtype=DOUBLE)
+        assert torch.allclose(trees.means[k], tips + along * length / 2)
+        if k == 0: tips = tips + along * length  # where the others grow from
+        across, drawn = torch.stack([-along[1], along[0]]), trees.axes[k].T @ trees.variances[k].diag() @ trees.axes[k]
+        wanted = length ** 2 / 12 * along.outer(along) + (0.05 * length) ** 2 * across.outer(across)
+        assert torch.allclose(drawn, wanted) and torch.allclose(trees.axes[k + 3].T @ trees.variances[k + 3].diag() @ trees.axes[k + 3], wanted)
 
 
 def test_eq_mixture_noised():
@@ -194,10 +218,15 @@ def exact_joint(schedule, t, x_next):
 
 
 def test_eq_label_blind():
-    # noising does not look at the label: a class's mixture noised by itself is the class's part of the noised mixture
-    line, points = LINE, randn(20, 1)
-    alone = gde.GaussianMixture([[-1.0], [1.2]], [0.2, 0.25], weights=[0.3, 0.4])
-    assert torch.allclose(alone.at(0.3).log_prob(points), line.at(0.3).log_prob(points, torch.zeros(20, dtype=torch.long)))
+    # what `martingale_gap` noises, seen by the classifier that it asks: a step from x_t has the same slope, centre and width for every class
+    x_0, seen = torch.cat([LINE.sample(50_000, label, torch.Generator().manual_seed(label)) for label in (0, 1)]), {}
+    def listen(x, t): seen.setdefault(t[0].item(), []).append(x); return torch.zeros(len(x), 2)
+    gde.martingale_gap(listen, LINEAR, x_0, levels=3, generator=torch.Generator().manual_seed(2))
+    beta, n = 1 - (LINEAR.alpha_bars[500] / LINEAR.alpha_bars[0]).item(), 50_000 ** 0.5
+    for x, later in zip(seen[0][0].split(50_000), seen[500][0].split(50_000)):
+        rest = later - (1 - beta) ** 0.5 * x
+        assert abs(rest.mean()) < 5 * beta ** 0.5 / n and abs(rest.var() - beta) < 5 * beta * 2 ** 0.5 / n
+        assert abs((rest * x).mean()) < 5 * beta ** 0.5 * x.square().mean() ** 0.5 / n
 
 
 def test_eq_guided_product():
@@ -207,6 +236,18 @@ def test_eq_guided_product():
         Z = 1 / LINE.at(LINEAR.alpha_bars[t + 1].item()).class_log_probs(torch.tensor([[x_next]], dtype=DOUBLE)).exp()[0, 1]
         product = Z * joint.sum(1) * LINE.at(LINEAR.alpha_bars[t].item()).class_log_probs(grid[:, None])[:, 1].exp()
         assert (conditional - product).abs().max() < 1e-10
+
+
+def test_eq_model_product():
+    # the normalised product of a Gaussian and the exact classifier: its mean is the guided mean but for an error of second order in the variance
+    noised, centre = LINE.at(0.5), torch.tensor([[0.3]], dtype=DOUBLE)
+    g = gde.classifier_guidance(lambda x, t: noised.class_log_probs(x), torch.tensor([1]))(centre, None).item()
+    miss = []
+    for variance in (0.002, 0.001):
+        d = variance ** 0.5 * torch.linspace(-9, 9, 9001, dtype=DOUBLE)
+        p = (-d ** 2 / (2 * variance) + noised.class_log_probs(0.3 + d[:, None])[:, 1]).softmax(0)
+        miss.append((gde.guided_mean(0.3, variance, g) - 0.3 - (p * d).sum()).item())
+    assert miss[0] / miss[1] == pytest.approx(4, rel=0.02) and abs(miss[1]) < 0.02 * abs(g) * 0.001
 
 
 def test_eq_martingale():
@@ -253,11 +294,15 @@ def test_eq_eps_hat():
 
 
 def test_eq_ddim_family():
-    noise, a, a_prev, eta = randn(400_000), 0.3, 0.6, 0.7
-    x_0, x_t = 1.5, 0.3 ** 0.5 * 1.5 + 0.7 ** 0.5 * noise
-    width = ddim_sigma(a, a_prev, eta)
-    x_prev = a_prev ** 0.5 * x_0 + (1 - a_prev - width ** 2) ** 0.5 * gde.eps_from_x0(x_t, x_0, a) + width * randn(400_000, seed=1)
-    assert x_prev.mean().item() == pytest.approx(a_prev ** 0.5 * 1.5, abs=0.005) and x_prev.var().item() == pytest.approx(0.4, abs=0.005)
+    # a denoiser that knows x_0: whatever eta is, every step of the package's sampler lands on q(x_t | x_0)
+    s, x_0 = gde.respace(LINEAR, 4), 1.5
+    def knows(x, t, y): return gde.eps_from_x0(x, x_0, LINEAR.alpha_bars[t[0]].item())
+    x_T = s.alpha_bars[-1].sqrt() * x_0 + (1 - s.alpha_bars[-1]).sqrt() * randn(200_000, 1)
+    for eta in (0.0, 0.7, 1.0):
+        _, path = gde.ddim_sample(knows, s, x_T.shape, x_T=x_T, eta=eta, clip=False, trajectory=True, generator=torch.Generator().manual_seed(1))
+        for a, x in zip(s.alpha_bars_prev.flip(0).tolist(), path[1:]):
+            assert x.mean().item() == pytest.approx(a ** 0.5 * x_0, abs=0.01) and x.var().item() == pytest.approx(1 - a, rel=0.02, abs=1e-9)
+    assert (path[-1] - x_0).abs().max() < 1e-9
 
 
 def test_eq_ddim_step():
@@ -359,6 +404,9 @@ def test_eq_noisy_cross_entropy():
     t = torch.linspace(0, 999, 9).long()
     wanted = [-WORLD.at(LINEAR.alpha_bars[t[i]].item()).class_log_probs(LINEAR.add_noise(x_0, t, noise)[i:i + 1])[0, y[i]].item() for i in range(9)]
     assert gde.classifier_loss(WORLD.classifier(LINEAR), LINEAR, x_0, y, t, noise).tolist() == pytest.approx(wanted)
+    heard = []  # on a short chain the classifier is told the step of the long one
+    gde.classifier_loss(lambda x, t: heard.append(t) or torch.zeros(len(x), 3), gde.respace(LINEAR, 10), x_0[:2], y[:2], torch.tensor([0, 8]), noise[:2])
+    assert heard[0].tolist() == [0, 888]
 
 
 def test_eq_ema():
@@ -483,29 +531,38 @@ def test_eq_step_variance():
         grid = torch.linspace(-4, 4, 40_001, dtype=DOUBLE)
         p = (LINE.log_prob(grid[:, None]) - (x - a ** 0.5 * grid) ** 2 / (2 * (1 - a))).softmax(0)
         of_x_0 = (p * grid ** 2).sum() - (p * grid).sum() ** 2
-        coefficient = gde.posterior_mean(1.0, 0.0, a, a_prev)
-        assert (gde.posterior_variance(a, a_prev) + coefficient ** 2 * of_x_0).item() == pytest.approx(wanted, abs=1e-7)
+        assert gde.step_variance(of_x_0, a, a_prev).item() == pytest.approx(wanted, abs=1e-7)
+        assert gde.step_variance(1 - a, a, a_prev) == pytest.approx(1 - a / a_prev, abs=1e-12)
         assert wanted > gde.posterior_variance(a, a_prev)
 
 
 def pixels(*shape): return (torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)) / 127.5 - 1).double()
 
 
+def term_by_hand(s, step, x_0, x_t, eps, log_variance, clip=True):
+    "The bound's term at `step` of the schedule, in bits a dimension, by torch.distributions."
+    a, a_prev, small = s.alpha_bars[step].item(), s.alpha_bars_prev[step].item(), gde.small_variance(s)[max(step, 1)].item()
+    guess = (x_t - (1 - a) ** 0.5 * eps) / a ** 0.5
+    model = Normal(gde.posterior_mean(guess.clamp(-1, 1) if clip else guess, x_t, a, a_prev), math.exp(log_variance / 2))
+    if step: wanted = kl_divergence(Normal(gde.posterior_mean(x_0, x_t, a, a_prev), small ** 0.5), model)
+    else: wanted = -(model.cdf(torch.where(x_0 > 0.999, 99, x_0 + 1 / 255)) - model.cdf(torch.where(x_0 < -0.999, -99, x_0 - 1 / 255))).log()
+    return wanted.mean().item() / math.log(2)
+
+
+def learned_log(s, step, v):
+    return (1 + v) / 2 * math.log(s.betas[step]) + (1 - v) / 2 * math.log(gde.small_variance(s)[max(step, 1)])
+
+
 def test_eq_vlb():
-    # term by term against torch.distributions, for a network with a learned variance
+    # term by term, for a network with a learned variance and for fixed ones, whose first is the second small one
     x_0, t, noise = pixels(4, 1, 3, 3), torch.tensor([0, 1, 50, 999]), randn(4, 1, 3, 3)
     x_t = LINEAR.add_noise(x_0, t, noise)
-    output = torch.cat([0.9 * noise, torch.full_like(noise, 0.3)], 1)
-    got = gde.bound_term(output, LINEAR, x_0, x_t, t)
-    small = gde.small_variance(LINEAR)
+    learned = gde.bound_term(torch.cat([0.9 * noise, torch.full_like(noise, 0.3)], 1), LINEAR, x_0, x_t, t)
+    small, large = (gde.bound_term(0.9 * noise, LINEAR, x_0, x_t, t, fixed) for fixed in (gde.small_variance, gde.large_variance))
     for i, step in enumerate(t.tolist()):
-        a, a_prev = LINEAR.alpha_bars[step].item(), LINEAR.alpha_bars_prev[step].item()
-        guess = ((x_t[i] - (1 - a) ** 0.5 * 0.9 * noise[i]) / a ** 0.5).clamp(-1, 1)
-        lower = small[max(step, 1)].item()
-        model = Normal(gde.posterior_mean(guess, x_t[i], a, a_prev), LINEAR.betas[step].item() ** (0.65 / 2) * lower ** (0.35 / 2))
-        if step: wanted = kl_divergence(Normal(gde.posterior_mean(x_0[i], x_t[i], a, a_prev), lower ** 0.5), model)
-        else: wanted = -(model.cdf(torch.where(x_0[i] > 0.999, 99, x_0[i] + 1 / 255)) - model.cdf(torch.where(x_0[i] < -0.999, -99, x_0[i] - 1 / 255))).log()
-        assert got[i].item() == pytest.approx((wanted.mean() / math.log(2)).item(), rel=1e-6), step
+        for got, v in ((learned, 0.3), (small, -1), (large, 1 if step else -1)):
+            wanted = term_by_hand(LINEAR, step, x_0[i], x_t[i], 0.9 * noise[i], learned_log(LINEAR, step, v))
+            assert got[i].item() == pytest.approx(wanted, rel=1e-6), (step, v)
 
 
 def test_eq_gaussian_kl():
@@ -531,8 +588,8 @@ def test_eq_vlb_weight():
     x_0, noise, error = 0.1 * randn(5, 1, 2, 2), 0.3 * randn(5, 1, 2, 2, seed=1), 0.2 * randn(5, 1, 2, 2, seed=2)
     t = torch.tensor([1, 2, 10, 100, 300])
     got = gde.bound_term(noise + error, LINEAR, x_0, LINEAR.add_noise(x_0, t, noise), t) * math.log(2)
-    c = LINEAR.betas ** 2 / (2 * gde.small_variance(LINEAR) * LINEAR.alphas * (1 - LINEAR.alpha_bars))
-    assert torch.allclose(got, c[t] * error.square().flatten(1).mean(1), rtol=1e-8)
+    assert torch.allclose(got, gde.bound_weight(LINEAR)[t] * error.square().flatten(1).mean(1), rtol=1e-8)
+    assert gde.bound_weight(LINEAR)[0] == torch.inf
 
 
 def test_eq_hybrid_loss():
@@ -540,9 +597,16 @@ def test_eq_hybrid_loss():
     s = gde.linear_schedule(100)
     guess = randn(4, 2, 2, 2, seed=3).requires_grad_()
     loss = gde.hybrid_loss(lambda x, t, y: guess, s, x_0, t, noise)
-    simple = gde.simple_loss(lambda x, t, y: guess, s, x_0, t, noise)
-    bound = gde.bound_term(guess, s, x_0, s.add_noise(x_0, t, noise), t, clip=False)
-    assert torch.allclose(loss, simple + 0.1 * bound)  # T / 1000 = 0.1
+    simple = (guess[:, :1] - noise).square().flatten(1).mean(1)
+    x_t = s.add_noise(x_0, t, noise)
+    for i, step in enumerate(t.tolist()):  # the variance differs from pixel to pixel: one at a time
+        logs, parts = [learned_log(s, step, v) for v in guess[i, 1].flatten().tolist()], [a[i].detach().flatten() for a in (x_0, x_t, guess[:, :1])]
+        bits = sum(term_by_hand(s, step, *(part[k:k + 1] for part in parts), logs[k], clip=False) for k in range(4)) / 4
+        # T = 100 terms, lambda = 0.001 in bits; in nats it is 0.001 / log 2
+        assert loss[i].item() == pytest.approx(simple[i].item() + 100 * 0.001 / math.log(2) * (bits * math.log(2)), rel=1e-6)
+    heard = []  # on a short chain the model is told the step of the long one
+    gde.hybrid_loss(lambda x, t, y: heard.append(t) or guess[:2], gde.respace(LINEAR, 10), x_0[:2], torch.tensor([0, 9]), noise[:2])
+    assert heard[0].tolist() == [0, 999]
     of_all, = torch.autograd.grad(loss.sum(), guess, retain_graph=True)
     of_simple, = torch.autograd.grad(simple.sum(), guess)
     assert torch.allclose(of_all[:, :1], of_simple[:, :1]) and (of_all[:, 1:] != 0).all()
@@ -624,6 +688,17 @@ def test_eq_bits_per_dim():
         t = torch.full((3,), i)
         x_t = s.add_noise(x_0, t, torch.randn(x_0.shape, dtype=DOUBLE, generator=g))
         assert torch.allclose(terms[:, i], gde.bound_term(0.1 * x_t, s, x_0, x_t, t))
+    for fixed in (gde.small_variance, gde.large_variance):  # a short chain: the model hears the long one's steps, the variance is the one asked for
+        short, heard = gde.respace(LINEAR, 10), []
+        def model(x, t, y): heard.append(t[0].item()); return 0.1 * x
+        _, terms = gde.bits_per_dim(model, short, x_0, fixed=fixed, generator=torch.Generator().manual_seed(5))
+        assert heard == short.timesteps.tolist()
+        g = torch.Generator().manual_seed(5)
+        for i in range(10):
+            x_t = short.add_noise(x_0, torch.full((3,), i), torch.randn(x_0.shape, dtype=DOUBLE, generator=g))
+            log_variance = learned_log(short, i, 1 if fixed is gde.large_variance and i else -1)
+            wanted = [term_by_hand(short, i, x_0[k], x_t[k], 0.1 * x_t[k], log_variance) for k in range(3)]
+            assert terms[:, i].tolist() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_eq_martingale_gap():
@@ -668,6 +743,23 @@ def test_eq_hessian_step():
     with pytest.raises(ValueError, match='hessian must be smaller'): gde.second_order_step(mu[None], S[None], mu[None], 9 * torch.eye(2, dtype=DOUBLE)[None])
 
 
+def test_eq_small_difference():
+    # total variation and divergence of laws that differ by e^r, from the moments of r on the grid, are those of the error law
+    z = torch.linspace(-9, 9, 18_001, dtype=DOUBLE)
+    q = (-z ** 2 / 2).softmax(0)
+    mean = lambda f: (q * f).sum()
+    for size, power, order in ((0.02, 1, 0), (0.01, 2, 1), (0.003, 3, 2)):
+        r = size * z ** power / math.factorial(power)
+        true = (q.log() + r).softmax(0)
+        tv, kl = total_variation(true, q), mean(true / q * (true / q).log()).item()
+        assert tv == pytest.approx((0.5 * mean((r - mean(r)).abs())).item(), rel=0.02)
+        assert kl == pytest.approx((0.5 * mean((r - mean(r)) ** 2)).item(), rel=0.06)
+        derivatives = [0.0, 0.0, 0.0]
+        derivatives[order] = -size
+        law = gde.error_law(1.0, *derivatives)
+        assert law[order] == pytest.approx((tv, kl), rel=0.06) and sum(map(sum, law)) == sum(law[order])
+
+
 def test_eq_error_law():
     pair, place = gde.GaussianMixture([[-1.0], [1.0]], [0.5, 0.5]), torch.tensor([[0.2]], dtype=DOUBLE, requires_grad=True)
     for s in (1, 4):
@@ -685,10 +777,8 @@ def test_eq_error_law():
             laws = [(0.0, std), (gde.guided_mean(0.0, std ** 2, g), std), (second[0].item(), second[1].item() ** 0.5)]
             logs = [Normal(torch.tensor(m, dtype=DOUBLE), v).log_prob(d) for m, v in laws]
             measured[std] = torch.tensor([[0.5 * torch.trapezoid((true.exp() - q.exp()).abs(), d), torch.trapezoid(true.exp() * (true - q), d)] for q in logs], dtype=DOUBLE)
-            root = (2 * math.pi) ** 0.5
-            predicted = torch.tensor([[std * abs(g) / root, std ** 2 * g ** 2 / 2], [std ** 2 * abs(H) / (2 * math.pi * math.e) ** 0.5, std ** 4 * H ** 2 / 4],
-                                      [std ** 3 * abs(T) / (3 * root), 5 * std ** 6 * T ** 2 / 24]], dtype=DOUBLE)
-            assert torch.allclose(measured[std], predicted, rtol=0.04), (s, std, measured[std] / predicted)
+            predicted = torch.tensor(gde.error_law(std ** 2, g, H, T), dtype=DOUBLE)
+            assert torch.allclose(measured[std], predicted, rtol=0.04, atol=0), (s, std, measured[std] / predicted)
         slopes = (measured[0.008] / measured[0.004]).log2() / 2  # in Sigma
         assert (slopes - torch.tensor([[0.5, 1], [1, 2], [1.5, 3]])).abs().max() < 0.03
 
@@ -908,3 +998,728 @@ def test_eq_place_error():
         exact = beta * gain * (1.0 - gain * prior) / (gain ** 2 * beta + 1 - before + r ** 2)
         assert shift[lab_step_by_eps] == pytest.approx(exact, rel=1e-9)
         assert shift[lab_step_at_mean] / exact == pytest.approx(1 + beta * curvature, rel=1e-9) and shift[lab_step_at_x_t] / exact == pytest.approx(alpha ** 0.5, rel=1e-9)
+
+
+# ---- beyond the paper: two models in the place of a classifier
+
+
+def test_eq_free_loss():
+    y = torch.arange(20_000) % 5
+    told = drop_labels(y, 0.3, null=7, generator=torch.Generator().manual_seed(0))
+    hidden = told == 7
+    assert hidden.double().mean().item() == pytest.approx(0.3, abs=0.02) and torch.equal(told[~hidden], y[~hidden])
+    for k in range(5): assert hidden[y == k].double().mean().item() == pytest.approx(0.3, abs=0.04)  # by chance, not by class
+    assert torch.equal(drop_labels(y, 0.0, null=7), y) and (drop_labels(y, 1.0, null=7) == 7).all()
+
+
+def test_eq_implicit_classifier():
+    x, y, exact = randn(30, 2), torch.arange(30) % 3, WORLD.classifier(LINEAR)
+    with_null = lambda x, t, y: WORLD.denoiser(LINEAR)(x, t, None if (y == 9).all() else y)  # a network with a class for none
+    for level in (3, 400, 990):
+        t = torch.full((30,), level)
+        by_classifier = gde.classifier_guidance(exact, y, 2.5)(x, t)
+        assert torch.allclose(implicit_guidance(WORLD.denoiser(LINEAR), LINEAR, y, 2.5)(x, t), by_classifier, atol=1e-8)
+        assert torch.allclose(implicit_guidance(with_null, LINEAR, y, 2.5, null=9)(x, t), by_classifier, atol=1e-8)
+
+
+def test_eq_free_eps():
+    x, y, t, model = randn(30, 2), torch.arange(30) % 3, torch.full((30,), 300), WORLD.denoiser(LINEAR)
+    guided = free_guidance(model, y, 3.0)(x, t)
+    assert torch.allclose(guided, 3 * model(x, t, y) - 2 * model(x, t))  # w = 2
+    assert torch.allclose(free_guidance(model, y, 1.0)(x, t), model(x, t, y)) and torch.allclose(free_guidance(model, y, 0.0)(x, t), model(x, t))
+    by_classifier = guided_model(model, LINEAR, gde.classifier_guidance(WORLD.classifier(LINEAR), y, 3.0))(x, t)
+    assert torch.allclose(guided, by_classifier, atol=1e-8)
+
+
+def test_eq_autoguidance():
+    # the variance channels stay those of the better model; the field is the score of the power
+    better = lambda x, t, y=None: torch.cat([x, 3 + x], 1)
+    weaker = lambda x, t, y=None: torch.cat([0.5 * x, 100 + x], 1)
+    x, t = randn(4, 2, 3, 3), torch.full((4,), 300)
+    assert torch.allclose(autoguidance(better, weaker, 3.0)(x, t), torch.cat([2 * x, 3 + x], 1))
+    p, q = gde.GaussianMixture([[0.4, 0.0]], [0.5]), gde.GaussianMixture([[0.0, 0.1]], [0.9])
+    x, a = randn(5, 2).requires_grad_(), LINEAR.alpha_bars[300].item()
+    power = 3 * p.at(a).log_prob(x) - 2 * q.at(a).log_prob(x)
+    score, = torch.autograd.grad(power.sum(), x)
+    eps = autoguidance(p.denoiser(LINEAR), q.denoiser(LINEAR), 3.0)(x.detach(), torch.full((5,), 300))
+    assert torch.allclose(gde.score_from_eps(eps, a), score)
+
+
+BLUNT = gde.GaussianMixture([[-1.0], [0.2], [1.2]], [0.4, 0.35, 0.45], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0])
+
+
+def test_eq_tilt_gap():
+    # E[p(y | x_0)^s | x_t] by Bayes' rule on a grid, against the tilted world's own score
+    points, at = torch.linspace(-4, 4, 1601, dtype=DOUBLE)[:, None], torch.tensor([[-0.8], [0.1], [0.9]], dtype=DOUBLE)
+    clean = BLUNT.log_prob(points)
+    for s, a in ((1.0, 0.5), (3.0, 0.5), (2.0, 0.95)):
+        def log_worth(x):  # log E[p^s | x] - s log p(y | x)
+            seen = (clean - (x - a ** 0.5 * points[:, 0]) ** 2 / (2 * (1 - a))).log_softmax(1)  # (B, N)
+            return (seen + s * BLUNT.class_log_probs(points)[:, 1]).logsumexp(1) - s * BLUNT.at(a).class_log_probs(x)[:, 1]
+        x = at.clone().requires_grad_()
+        lacking, = torch.autograd.grad(log_worth(x).sum(), x)
+        guided = (1 - s) * BLUNT.at(a).score(at) + s * BLUNT.at(a).score(at, torch.ones(3, dtype=torch.long))
+        assert torch.allclose(tilted_world(BLUNT, 1, s, points).at(a).score(at) - guided, lacking, atol=4e-3)
+        assert (s == 1) == (lacking.abs().max().item() < 1e-6)
+
+
+def test_eq_flow_quantiles():
+    x, narrow = torch.linspace(-3, 3, 601, dtype=DOUBLE), gde.GaussianMixture([[0.5]], [0.4])
+    law = flow_law(narrow.denoiser(LINEAR), LINEAR, x, 101)
+    assert law.sum().item() == pytest.approx(1, abs=1e-12)
+    assert total_variation(law, narrow.log_prob(x[:, None]).softmax(0)) < 0.01
+    with pytest.raises(ValueError, match='change places'): flow_law(lambda x, t, y=None: 30 * x, gde.respace(LINEAR, 4), x, 11)
+
+
+def pair(v, u, s):
+    "The package's guided model of two centred Gaussians, and its slope at each level."
+    strong, weak = (gde.GaussianMixture([[0.0]], [std ** 0.5]).denoiser(LINEAR) for std in (v, u))
+    return autoguidance(strong, weak, s)
+
+
+def test_eq_pair_target():
+    x = torch.linspace(-9, 9, 9001, dtype=DOUBLE)
+    for v, u, s in ((0.4, 1.0, 3.0), (1.0, 2.0, 1.5)):
+        p = (-s * x ** 2 / (2 * v) + (s - 1) * x ** 2 / (2 * u)).softmax(0)
+        assert pair_target_variance(v, u, s) == pytest.approx((p * x ** 2).sum().item(), rel=1e-6)
+
+
+def test_eq_pair_ddim():
+    for v, u, s in ((0.4, 1.0, 1.0), (0.4, 1.0, 3.0), (1.0, 2.0, 2.0)):
+        end = gde.ddim_sample(pair(v, u, s), LINEAR, (1, 1), x_T=torch.ones(1, 1, dtype=DOUBLE), clip=False)
+        assert end.item() ** 2 == pytest.approx(pair_ddim_variance(v, u, s), rel=0.03)
+
+
+def test_eq_pair_ddpm():
+    for v, u, s in ((0.4, 1.0, 1.0), (0.4, 1.0, 3.0), (1.0, 2.0, 2.0)):
+        def step(i):
+            alpha, beta = LINEAR.alphas[i].item(), LINEAR.betas[i].item()
+            eps = pair(v, u, s)(torch.ones(1, 1, dtype=DOUBLE), torch.tensor([i])).item()
+            return gde.mean_from_eps(1.0, eps, LINEAR.alpha_bars[i].item(), LINEAR.alpha_bars_prev[i].item()), 0.0, beta ** 0.5 * (i > 0)
+        assert lab_moments(step, LINEAR)[1] == pytest.approx(pair_ddpm_variance(v, u, s), rel=0.02)
+
+
+def test_eq_interval_law():
+    r, free = 0.5, lab_model(LINEAR)
+    of_y = guided_model(free, LINEAR, lab_guidance(LINEAR, r, 0.0))
+    for first, last in ((0, 999), (200, 600)):
+        limited = interval_guidance(autoguidance(of_y, free, 3.0), of_y, first, last)
+        end = gde.ddim_sample(limited, LINEAR, (1, 1), x_T=torch.ones(1, 1, dtype=DOUBLE), clip=False).item() ** 2
+        high, low = LINEAR.alpha_bars[first].item(), LINEAR.alpha_bars[last].item()
+        assert end == pytest.approx(interval_variance(r, 3.0, low, high), rel=0.03)
+    assert interval_variance(r, 3.0, 0.0, 1.0) == pytest.approx(ddim_variance(r, 3.0))
+    asked = []
+    def named(name): return lambda x, t, y=None: asked.append(name) or torch.full_like(x, name)
+    mixed = interval_guidance(named(1), named(0), 10, 20)
+    assert mixed(torch.zeros(4, 1), torch.tensor([9, 10, 20, 21]))[:, 0].tolist() == [0, 1, 1, 0]
+    asked.clear()
+    mixed(torch.zeros(2, 1), torch.tensor([12, 15])), mixed(torch.zeros(2, 1), torch.tensor([1, 50]))
+    assert asked == [1, 0]  # one model a step where all examples share a level
+
+
+def estimates(*models, x, t): return [gde.x0_from_eps(x, model(x, t), LINEAR.alpha_bars[t[0]].item()) for model in models]
+
+
+def test_eq_rescaled():
+    better, weaker = (lambda x, t, y=None: 0.3 * x + 0.1), (lambda x, t, y=None: 0.6 * x)
+    x, t = randn(5, 1, 4, 4), torch.full((5,), 300)
+    for share in (1.0, 0.4):
+        own, free, drawn = estimates(better, autoguidance(better, weaker, 4.0), rescaled_guidance(better, weaker, LINEAR, 4.0, share), x=x, t=t)
+        own_std, free_std = (v.flatten(1).std(1) for v in (own, free))
+        assert torch.allclose(drawn.flatten(1).std(1), share * own_std + (1 - share) * free_std)
+        assert torch.allclose(drawn / free, (drawn / free)[:, :, :1, :1].expand_as(free))  # one factor a picture
+
+
+def test_eq_projected():
+    better, weaker = (lambda x, t, y=None: 0.3 * x + 0.1), (lambda x, t, y=None: 0.6 * x.flip(-1))
+    x, t = randn(5, 1, 4, 4), torch.full((5,), 300)
+    models = better, weaker, autoguidance(better, weaker, 4.0), projected_guidance(better, weaker, LINEAR, 4.0), projected_guidance(better, weaker, LINEAR, 4.0, parallel=1.0)
+    own, weak, free, across, whole = (v.flatten(1) for v in estimates(*models, x=x, t=t))
+    assert torch.allclose(whole, free) and not torch.allclose(across, free)
+    assert torch.allclose(((across - own) * own).sum(1), torch.zeros(5, dtype=DOUBLE), atol=1e-9)  # nothing along its own estimate
+    change = own - weak
+    for k in range(5):  # by least squares
+        along = torch.linalg.lstsq(own[k, :, None], change[k, :, None]).solution.item() * own[k]
+        assert torch.allclose(across[k], own[k] + 3 * (change[k] - along))
+
+
+def test_eq_gradient_field():
+    x, t = randn(20, 2), torch.full((20,), 300)
+    turning = lambda x, t: x @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=DOUBLE)
+    half = lambda x, t: x @ torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=DOUBLE)
+    assert asymmetry(WORLD.denoiser(LINEAR), x, t).max() < 1e-9
+    assert torch.allclose(asymmetry(turning, x, t), torch.full((20,), 2.0, dtype=DOUBLE))
+    assert torch.allclose(asymmetry(half, x, t), torch.full((20,), (2 / 3) ** 0.5, dtype=DOUBLE))
+    better = of_class(WORLD.denoiser(LINEAR), torch.zeros(20, dtype=torch.long))
+    assert asymmetry(autoguidance(better, WORLD.denoiser(LINEAR), 3.0), x, t).max() < 1e-9
+    assert asymmetry(projected_guidance(better, WORLD.denoiser(LINEAR), LINEAR, 3.0), x, t).mean() > 0.01
+
+
+# ---- exact guidance by particles
+
+
+def particles(scale, n, seed=0, steps=20, twist=None, **options):
+    s, g = gde.respace(LINEAR, steps), torch.Generator().manual_seed(seed)
+    x_T = torch.randn(n, 1, dtype=DOUBLE, generator=g)
+    twist = twist or annealed_twist(BLUNT.classifier(LINEAR), 1, scale, s)
+    return particle_sample(BLUNT.denoiser(LINEAR), s, (n, 1), twist, x_T=x_T, clip=False, generator=g, **options)
+
+
+def particle_target(scale, steps=20):
+    "Of the unguided chain with these steps, tilted: grid, weights, evidence; by quadrature."
+    s = gde.respace(LINEAR, steps)
+    one_class = gde.GaussianMixture(BLUNT.means, BLUNT.variances[:, 0].sqrt(), BLUNT.weights, [0, 0, 0])
+    x, law = guided_chain(one_class, s, 0, gaussian_kernel(one_class), no_tilt)
+    logs = law.log() + scale * BLUNT.at(s.alpha_bars[0].item()).class_log_probs(x[:, None])[:, 1]
+    return x, logs.softmax(0), logs.logsumexp(0).exp().item()
+
+
+def mean_and_spread(x, weights):
+    mean = (weights * x).sum()
+    return mean.item(), (weights * (x - mean) ** 2).sum().sqrt().item()
+
+
+def test_eq_smc_target():
+    for scale in (1.0, 4.0):
+        p, (x, target, _) = particles(scale, 6000), particle_target(scale)
+        drawn, wanted = mean_and_spread(p.x_0[:, 0], p.log_weights.softmax(0)), mean_and_spread(x, target)
+        assert drawn[0] == pytest.approx(wanted[0], abs=0.03) and drawn[1] == pytest.approx(wanted[1], abs=0.03)
+
+
+def test_eq_smc_weight():
+    # twists on the way change the work and not the answer: a useless one, and the annealed one
+    s = gde.respace(LINEAR, 20)
+    def late(x, t):  # says nothing before the last level
+        return 2 * BLUNT.classifier(LINEAR)(x, t)[:, 1] if t[0] == s.timesteps[0] else 0 * x[:, 0]
+    x, target, evidence = particle_target(2.0)
+    for twist in (late, None):
+        p = particles(2.0, 6000, twist=twist)
+        assert mean_and_spread(p.x_0[:, 0], p.log_weights.softmax(0)) == pytest.approx(mean_and_spread(x, target), abs=0.03)
+        assert math.exp(p.log_evidence) == pytest.approx(evidence, rel=0.1)
+
+
+def test_eq_gaussian_weight():
+    noise, shift, variance = randn(6, 2, 3), randn(6, 2, 3, seed=1), randn(6, 2, 3, seed=2).exp()
+    at = shift + noise
+    by_density = Normal(0 * shift, variance.sqrt()).log_prob(at) - Normal(shift, variance.sqrt()).log_prob(at)
+    assert torch.allclose(log_ratio(noise, shift, variance), by_density.flatten(1).sum(1))
+    x, t = randn(6, 1), torch.full((6,), 300)
+    twist = power_twist(BLUNT.classifier(LINEAR), 1, 3.0)
+    values, gradient = value_and_gradient(twist, x, t)
+    assert torch.allclose(values, twist(x, t)) and torch.allclose(gradient, gde.log_prob_guidance(twist)(x, t))
+    # one step: a linear twist that is a martingale leaves all weights equal, whatever is drawn
+    chain = gde.Schedule([0.3, 0.4])
+    variance, mean = gde.small_variance(chain)[1].item(), gde.mean_from_eps(1.0, 0.0, *(v[1].item() for v in (chain.alpha_bars, chain.alpha_bars_prev)))
+    constant = {0: 0.0, 1: 0.7 * (mean - 1) + variance * 0.7 ** 2 / 2}  # E[h_0 | x_1 = 1] = h_1(1)
+    p = particle_sample(lambda x, t, y: torch.zeros_like(x), chain, (50, 1), lambda x, t: 0.7 * x[:, 0] + constant[t[0].item()],
+                        x_T=torch.ones(50, 1, dtype=DOUBLE), clip=False, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(p.log_weights, torch.full((50,), 0.7 + constant[1], dtype=DOUBLE)) and p.x_0.std() > 0.1
+
+
+def test_eq_smc_evidence():
+    # resampled at every step, and never: without bias either way
+    _, _, evidence = particle_target(2.0, steps=8)
+    for threshold in (1.1, 0.0):
+        found = torch.tensor([math.exp(particles(2.0, 24, seed, steps=8, threshold=threshold).log_evidence) for seed in range(80)], dtype=DOUBLE)
+        sure = found.std().item() / 80 ** 0.5
+        assert found.mean().item() == pytest.approx(evidence, abs=4 * sure) and sure < 0.06 * evidence
+
+
+def test_eq_ess():
+    assert effective_sample_size(torch.zeros(7)) == pytest.approx(7) and effective_sample_size(torch.tensor([0.0, -1e4, -1e4])) == pytest.approx(1)
+    w = randn(50).exp()
+    assert effective_sample_size(w.log() + 300) == pytest.approx((w.sum() ** 2 / (w ** 2).sum()).item())
+
+
+def test_eq_systematic():
+    w, g = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=DOUBLE), torch.Generator().manual_seed(0)
+    copies = torch.stack([systematic(w.log() - 5, 10, g).bincount(minlength=4) for _ in range(3000)]).double()
+    assert torch.allclose(copies.mean(0), 10 * w, atol=0.05) and ((copies - 10 * w).abs() < 1).all()
+    assert systematic(torch.tensor([0.0, -1e4])).tolist() == [0, 0] and systematic(torch.zeros(5)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_eq_twist_bounds():
+    points = torch.linspace(-4, 4, 1601, dtype=DOUBLE)[:, None]
+    x = torch.tensor([[-0.8], [0.2], [1.1]], dtype=DOUBLE)
+    for t in (50, 300, 700):
+        a = LINEAR.alpha_bars[t].item()
+        seen = (BLUNT.log_prob(points) - (x - a ** 0.5 * points[:, 0]) ** 2 / (2 * (1 - a))).log_softmax(1)
+        best = (seen + 3 * BLUNT.class_log_probs(points)[:, 1]).logsumexp(1)
+        low, high = (power_twist(BLUNT.classifier(LINEAR), 1, s)(x, torch.full((3,), t)) for s in (3.0, 1.0))
+        assert (low <= best + 1e-6).all() and (best <= high + 1e-6).all() and (low < best - 1e-3).any()
+
+
+def test_eq_annealed_twist():
+    s = gde.respace(LINEAR, 20)
+    twist, classifier, x = annealed_twist(BLUNT.classifier(LINEAR), 1, 4.0, s), BLUNT.classifier(LINEAR), randn(3, 1)
+    for i, k in ((0, 4.0), (8, 1 + 3 * (s.alpha_bars[8] / s.alpha_bars[0]).item()), (19, 1.0)):
+        t = torch.full((3,), s.timesteps[i].item())
+        assert torch.allclose(twist(x, t), k * classifier(x, t)[:, 1], rtol=1e-3 if i == 19 else 1e-9)
+    at_once = twist(x, s.timesteps[[0, 8, 19]])
+    assert torch.allclose(at_once, torch.stack([twist(x[k:k + 1], s.timesteps[i:i + 1])[0] for k, i in enumerate((0, 8, 19))]))
+
+
+# ---- where guidance goes wrong
+
+
+def test_eq_transfer_gap():
+    x, y = torch.arange(10.0), torch.tensor([0, 1] * 5)
+    fooled, honest = (lambda x: torch.tensor([0, 1] * 5)), (lambda x: (x > 4).long())
+    assert transfer_gap(x, y, fooled, honest) == pytest.approx(0.5 + 0.5 - (honest(x) == y).double().mean().item())
+    assert transfer_gap(x, y, honest, fooled) == -transfer_gap(x, y, fooled, honest) and transfer_gap(x, y, honest, honest) == 0
+
+
+def test_eq_contrast():
+    # the package's sampler in the laboratory, on a picture of many pixels
+    s, r = gde.respace(LINEAR, 30), 0.8
+    x_0, noise, x_T = randn(3, 1, 40_000)
+    guidance = lab_guidance(LINEAR, r, x_0 + r * noise, 3.0)
+    drawn = gde.ddim_sample(lab_model(LINEAR), s, x_T.shape, guidance=guidance, x_T=x_T, clip=False)
+    slope, variance = lab_moments(lambda i: lab_step_ddim(s, i, r, 1.0, 3.0), s)
+    assert drawn.std().item() == pytest.approx(contrast(slope, variance, r), rel=0.02)
+
+
+def test_eq_contrast_target():
+    for r, s in ((0.5, 1.0), (0.5, 4.0), (2.0, 7.0)):
+        mean, variance = lab_target(r, 1.0, s)
+        assert target_contrast(r, s) == pytest.approx((mean ** 2 * (1 + r ** 2) + variance) ** 0.5, rel=1e-6)
+
+
+def test_eq_dynamic_threshold():
+    x = torch.stack([0.5 * torch.linspace(-1, 1, 101), 3 * torch.linspace(-1, 1, 101)]).double()[:, None]
+    edited = dynamic_threshold(0.9)(x, None)
+    assert torch.equal(edited[0], x[0])  # inside: not touched
+    assert torch.allclose(edited[1], (x[1] / 2.7).clamp(-1, 1)) and edited.abs().max() <= 1
+    assert torch.allclose(dynamic_threshold(1.0)(x, None)[1], x[1] / 3)
+
+
+def test_eq_mode_shares():
+    x = WORLD.sample(40_000, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(mode_shares(WORLD, x), WORLD.weights, atol=0.01)
+    chosen = torch.zeros(40_000, dtype=DOUBLE)
+    chosen[7] = 3.0
+    parts = torch.stack([w.log() + gaussian_log(x[7], m, std ** 2 * torch.eye(2, dtype=DOUBLE)) for w, m, std in zip(WORLD.weights, WORLD.means, (0.3, 0.5, 0.4, 0.6))])
+    assert torch.allclose(mode_shares(WORLD, x, chosen), parts.softmax(0)) and WORLD.classes == 3  # the world itself is as it was
+
+
+def test_eq_kept_modes():
+    # by sampling each component: w_k E_k[p^s]; the other classes' own part counts too
+    points, s = torch.linspace(-4, 4, 1601, dtype=DOUBLE)[:, None], 3.0
+    draws = BLUNT.means[:, 0] + BLUNT.variances[:, 0].sqrt() * randn(200_000, 3)
+    worth = torch.stack([(s * BLUNT.class_log_probs(draws[:, k:k + 1])[:, 1]).exp().mean() for k in range(3)]) * BLUNT.weights
+    assert torch.allclose(target_shares(BLUNT, 1, s, points), worth / worth.sum(), atol=3e-3)
+    apart = gde.GaussianMixture([[-2.0], [0.0], [2.0]], [0.2] * 3, weights=[0.1, 0.5, 0.4], labels=[1, 0, 1])
+    for s in (1.0, 20.0): assert torch.allclose(target_shares(apart, 1, s, points), torch.tensor([0.2, 0.0, 0.8], dtype=DOUBLE), atol=0.01)
+
+
+def test_eq_gradient_of_means():
+    x, y = randn(20, 2), torch.arange(20) % 3
+    for level in (5, 300, 900):
+        t = torch.full((20,), level)
+        assert torch.allclose(means_gradient(WORLD, LINEAR, x, t, y), gde.classifier_guidance(WORLD.classifier(LINEAR), y)(x, t), atol=1e-7)
+
+
+def test_eq_early_push():
+    faint, x = gde.schedule_from_alpha_bar(lambda u: 10 ** (-8 * u), 10), randn(6, 2)
+    g = gde.classifier_guidance(WORLD.classifier(faint), torch.ones(6, dtype=torch.long))(x, torch.full((6,), 9))
+    push = early_push(WORLD, 1, faint.alpha_bars[9].item())
+    means = WORLD.means
+    assert torch.allclose(push / faint.alpha_bars[9] ** 0.5, (2 * means[1] + 3 * means[2]) / 5 - (means[0] + 2 * means[1] + 3 * means[2] + 4 * means[3]) / 10)
+    assert torch.allclose(g, push.expand_as(g), rtol=2e-2)
+
+
+def even_levels(n, low=0.05, high=20.0):
+    "A schedule of n + 1 levels, even in log-SNR."
+    noise = torch.linspace(math.log(low), math.log(high), n + 1, dtype=DOUBLE).exp()
+    alpha_bars = 1 / (1 + noise ** 2)
+    return gde.Schedule(1 - alpha_bars / torch.cat([torch.ones(1, dtype=DOUBLE), alpha_bars[:-1]]))
+
+
+def flow_error(sampler, n, points=60):
+    "Of n guided steps in one dimension, at the last level above the clean end, to the exact flow of class 0: the median, as points near the watershed of the two components decide any mean square."
+    s = even_levels(n)
+    x_T = torch.special.ndtri((torch.arange(points) + 0.5).to(DOUBLE) / points)
+    guidance = gde.exact_guidance(LINE, s, torch.zeros(points, dtype=torch.long))
+    _, path = sampler(LINE.denoiser(s), s, (points, 1), guidance=guidance, x_T=x_T[:, None], clip=False, trajectory=True)
+    return (path[-2][:, 0] - flow_map(LINE, x_T, s.alpha_bars[-1].item(), s.alpha_bars[0].item(), 0)).abs().median().item()
+
+
+def test_eq_flow_log_snr():
+    # d x_bar / d lambda of the exact flow, by differences of the quantile map, is x_0 - x_bar
+    x, noise, width = torch.tensor([-0.8, 0.1, 0.9], dtype=DOUBLE), 0.7, 1e-4
+    level = lambda noise: 1 / (1 + noise ** 2)
+    moved = [flow_map(LINE, x * level(noise) ** 0.5, level(noise), level(noise * math.exp(-h))) / level(noise * math.exp(-h)) ** 0.5 for h in (width, -width)]
+    estimate = gde.x0_from_eps(x * level(noise) ** 0.5, -(1 - level(noise)) ** 0.5 * LINE.at(level(noise)).score(x[:, None] * level(noise) ** 0.5)[:, 0], level(noise))
+    assert torch.allclose((moved[0] - moved[1]) / (2 * width), estimate - x, atol=1e-6)
+    step = (exponential_step(x * level(noise) ** 0.5, estimate, level(noise), level(noise * math.exp(-width))) / level(noise * math.exp(-width)) ** 0.5 - x) / width
+    assert torch.allclose(step, estimate - x, atol=1e-3)
+
+
+def test_eq_variation_of_constants():
+    # the integral by a fine sum over the exact flow, against where the exact flow ends
+    a, b = 1 / (1 + 2.0 ** 2), 1 / (1 + 0.4 ** 2)
+    x, lambdas = torch.tensor([-0.5, 0.2, 0.7], dtype=DOUBLE), torch.linspace(-math.log(2.0), -math.log(0.4), 401, dtype=DOUBLE)
+    total, h = torch.zeros(3, dtype=DOUBLE), (lambdas[1] - lambdas[0]).item()
+    for k, lam in enumerate(lambdas.tolist()):
+        level = 1 / (1 + math.exp(-2 * lam))
+        here = flow_map(LINE, x, a, level)
+        estimate = gde.x0_from_eps(here, -(1 - level) ** 0.5 * LINE.at(level).score(here[:, None])[:, 0], level)
+        weight = h / 3 * (1 if k in (0, 400) else 4 if k % 2 else 2)  # Simpson's rule
+        total += weight * math.exp(lam - lambdas[-1].item()) * estimate
+    ends = (0.4 / 2.0) * x / a ** 0.5 + total
+    assert torch.allclose(ends, flow_map(LINE, x, a, b) / b ** 0.5, atol=1e-8)
+    assert torch.allclose(exponential_step(x, torch.zeros(3, dtype=DOUBLE), a, b), b ** 0.5 * 0.2 * x / a ** 0.5)
+
+
+def test_eq_guided_x0():
+    x, e, gradient = randn(3), randn(3, seed=1), randn(3, seed=2)
+    for a in (0.1, 0.6, 0.99):
+        assert torch.allclose(guided_x_0(gde.x0_from_eps(x, e, a), a, gradient), gde.x0_from_eps(x, gde.guided_eps(e, a, gradient), a), atol=1e-12)
+
+
+def test_eq_exponential_step():
+    # without memory it is DDIM to rounding, guided, down to the clean end
+    s, y, x = gde.respace(LINEAR, 8), torch.arange(20) % 3, randn(20, 2)
+    model, guidance, ended = WORLD.denoiser(LINEAR), gde.exact_guidance(WORLD, LINEAR, y, 2.0), None
+    ended = gde.ddim_sample(model, s, x.shape, guidance=guidance, x_T=x, clip=False)
+    for i in range(7, -1, -1):
+        t, a = torch.full((20,), s.timesteps[i].item()), s.alpha_bars[i].item()
+        x = exponential_step(x, guided_x_0(gde.x0_from_eps(x, model(x, t), a), a, guidance(x, t)), a, s.alpha_bars_prev[i].item())
+    assert torch.allclose(x, ended, atol=1e-11)
+
+
+def test_eq_two_m():
+    assert two_m(1.0, 0.4, 0.5, 0.25) == pytest.approx(1.6)  # the line through (-0.25, 0.4) and (0, 1), at 0.25
+    errors = [flow_error(gde.dpmpp_2m_sample, n) for n in (60, 120)]
+    assert 1.85 < math.log2(errors[0] / errors[1]) < 2.15
+    assert 0.8 < math.log2(flow_error(gde.ddim_sample, 60) / flow_error(gde.ddim_sample, 120)) < 1.3
+    assert errors[0] < 0.1 * flow_error(gde.ddim_sample, 60)
+
+
+def test_eq_two_m_error():
+    # one step along x_0(lambda) = sin(2 lambda + 0.3), integrated exactly by a fine sum
+    f = lambda u: math.sin(2 * u + 0.3)
+    for h in (0.02, 0.01):
+        u = (torch.arange(20_000) + 0.5).to(DOUBLE) / 20_000 * h
+        exact = ((u - h).exp() * torch.sin(2 * u + 0.3)).mean().item() * h
+        error = exact - (1 - math.exp(-h)) * two_m(f(0.0), f(-h), h, h)
+        assert error == pytest.approx(h ** 3 / 12 * (2 * math.cos(0.3) - 5 * 4 * math.sin(0.3)), rel=6 * h)
+
+
+def test_eq_stochastic_flow():
+    # a short noisy step leaves mean and variance of the noised class right, to second order in its length
+    for h in (0.02, 0.01):
+        noise = 0.8
+        a, b = 1 / (1 + noise ** 2), 1 / (1 + (noise * math.exp(-h)) ** 2)
+        x = torch.linspace(-9, 9, 4001, dtype=DOUBLE)
+        law = class_law(LINE, 0, a, x)
+        estimate = gde.x0_from_eps(x, -(1 - a) ** 0.5 * LINE.at(a).score(x[:, None], torch.zeros(4001, dtype=torch.long))[:, 0], a)
+        mean, fresh = stochastic_step(x, estimate, 0.0, a, b), stochastic_step(0.0, 0.0, 1.0, a, b)
+        below = class_law(LINE, 0, b, x)
+        assert (law @ mean).item() == pytest.approx((below @ x).item(), abs=1e-9)
+        variance = (law @ mean ** 2 - (law @ mean) ** 2).item() + fresh ** 2
+        assert variance == pytest.approx((below @ x ** 2 - (below @ x) ** 2).item(), abs=4 * h ** 2)
+        assert fresh ** 2 / b == pytest.approx(2 * h * noise ** 2, rel=3 * h)
+
+
+def test_eq_stochastic_step():
+    # the posterior's mean and variance; the package's sampler, number by number
+    x, estimate = randn(5), randn(5, seed=1)
+    for a, b in ((0.1, 0.3), (0.6, 0.95), (0.999, 1.0)):
+        assert torch.allclose(stochastic_step(x, estimate, 0.0, a, b), gde.posterior_mean(estimate, x, a, b), atol=1e-12)
+        assert stochastic_step(0.0, 0.0, 1.0, a, b) ** 2 == pytest.approx(gde.posterior_variance(a, b), abs=1e-12)
+    s, one = even_levels(4), gde.GaussianMixture([[0.3]], [0.5])
+    x, g, before = randn(7, 1), torch.Generator().manual_seed(3), None
+    drawn = gde.dpmpp_2m_sde_sample(one.denoiser(s), s, x.shape, x_T=x, clip=False, generator=torch.Generator().manual_seed(3))
+    for i in range(4, -1, -1):
+        a, b = s.alpha_bars[i].item(), s.alpha_bars_prev[i].item()
+        estimate = gde.x0_from_eps(x, one.denoiser(s)(x, torch.full((7,), i)), a)
+        middle = estimate if before is None or i == 0 else 1.5 * estimate - 0.5 * before
+        x, before = stochastic_step(x, middle, torch.randn(x.shape, dtype=DOUBLE, generator=g), a, b), estimate
+    assert torch.allclose(x, drawn, atol=1e-10)
+
+
+def test_eq_heun():
+    assert heun(1.0, 2.0, 4.0, -0.1) == pytest.approx(0.7)
+    errors = [flow_error(gde.heun_sample, n) for n in (60, 120)]
+    assert 1.85 < math.log2(errors[0] / errors[1]) < 2.15
+
+
+def test_eq_heun_in_x0():
+    x, estimate, estimate_below, noise, below = 1.3, 0.4, 0.7, 2.0, 0.5
+    euler = estimate + below / noise * (x - estimate)
+    ended = heun(x, (x - estimate) / noise, (euler - estimate_below) / below, below - noise)
+    assert ended == pytest.approx(euler + (noise - below) / (2 * below) * (estimate_below - estimate), abs=1e-12)
+
+
+def test_eq_edm_levels():
+    s = edm_steps(LINEAR, 12)
+    noise, trained = noise_to_signal(s.alpha_bars), noise_to_signal(LINEAR.alpha_bars)
+    low, high = trained[0].item(), trained[-1].item()
+    wanted = torch.tensor([(low ** (1 / 7) + i / 11 * (high ** (1 / 7) - low ** (1 / 7))) ** 7 for i in range(12)], dtype=DOUBLE)
+    assert len(s) == 12 and torch.allclose(s.alpha_bars, LINEAR.alpha_bars[s.timesteps])
+    for k in range(12): assert (noise[k] / wanted[k]).log().abs() <= (trained / wanted[k]).log().abs().min() + 1e-12
+    even = (edm_steps(LINEAR, 6, rho=1e4).alpha_bars / (1 - edm_steps(LINEAR, 6, rho=1e4).alpha_bars)).log().diff()
+    assert (even / even.mean() - 1).abs().max() < 0.05
+    with pytest.raises(ValueError, match='steps must be few enough'): edm_steps(LINEAR, 200)
+
+
+def test_eq_quantile_flow():
+    # against the sampler in very many steps, and the closed form for one Gaussian
+    one, x = gde.GaussianMixture([[0.0]], [0.5]), torch.tensor([-1.0, 0.3, 2.0], dtype=DOUBLE)
+    a, b = 0.2, 0.9
+    spread = lambda level: (0.25 * level + 1 - level) ** 0.5
+    assert torch.allclose(flow_map(one, x, a, b), x * spread(b) / spread(a), atol=1e-10)
+    assert torch.allclose(mixture_cdf(one, x), Normal(0.0, 0.5).cdf(x), atol=1e-12)
+    assert flow_error(gde.heun_sample, 200, 20) < 5e-4
+
+
+def test_eq_measurement():
+    x_0, r = randn(3, 2, 4, 4), 0.3
+    for look in (gde.colour, low_pass(2), edges, masked((randn(4, 4) > 0).to(DOUBLE))):
+        value = look(randn(3, 2, 4, 4, seed=1))
+        by_normal = -Normal(value, r).log_prob(look(x_0)).flatten(1).sum(1)
+        constant = -Normal(value, r).log_prob(value).flatten(1).sum(1)
+        assert torch.allclose(measurement_loss(look, value, r)(x_0), by_normal - constant)
+    assert torch.allclose(gde.colour(x_0), x_0.mean((2, 3))) and low_pass(2)(x_0).shape == (3, 2, 2, 2) and edges(torch.ones(1, 1, 3, 3)).abs().max() == 0
+    edit = replace_known(torch.zeros(4, 4, dtype=DOUBLE), torch.eye(4, dtype=torch.bool))
+    assert torch.equal(edit(x_0, None), x_0 * (1 - torch.eye(4)))
+
+
+SEEN = torch.tensor([[1.0, -0.5]], dtype=DOUBLE)  # a look at a point of the plane
+
+
+def test_eq_measured():
+    # E[p(y | x_0) | x_t] by a grid over x_0, and the gradient by autograd
+    value, r, a, x = torch.tensor([0.4], dtype=DOUBLE), 0.3, LINEAR.alpha_bars[300].item(), randn(4, 2)
+    u = torch.linspace(-5, 5, 301, dtype=DOUBLE)
+    grid = torch.cartesian_prod(u, u)
+    prior, measured = WORLD.log_prob(grid), Normal(grid @ SEEN[0], r).log_prob(value)
+    for here in x:
+        posterior = (prior - ((here - a ** 0.5 * grid) ** 2).sum(1) / (2 * (1 - a))).softmax(0)
+        assert measured_log_prob(WORLD, SEEN, value, r)(a, here[None]).item() == pytest.approx((posterior @ measured.exp()).log().item(), abs=1e-6)
+    by_autograd = gde.log_prob_guidance(lambda x_t, t: measured_log_prob(WORLD, SEEN, value, r)(a, x_t))(x, None)
+    assert torch.allclose(measured_guidance(WORLD, LINEAR, SEEN, value, r)(x, torch.full((4,), 300)), by_autograd, atol=1e-9)
+
+
+def test_eq_x0_guidance():
+    # one component: the estimate is linear, and the gradient known
+    one, x, t, a = gde.GaussianMixture([[0.3]], [0.8]), randn(5, 1), torch.full((5,), 400), LINEAR.alpha_bars[400].item()
+    slope = a ** 0.5 * 0.64 / (a * 0.64 + 1 - a)
+    estimate = 0.3 + slope * (x - a ** 0.5 * 0.3)
+    guidance = x_0_guidance(one.denoiser(LINEAR), LINEAR, lambda x_0: (x_0 ** 2).flatten(1).sum(1), scale=3.0, clip=False)
+    assert torch.allclose(guidance(x, t), -3 * 2 * estimate * slope, atol=1e-9)
+    clipped = x_0_guidance(one.denoiser(LINEAR), LINEAR, lambda x_0: x_0.flatten(1).sum(1))(torch.tensor([[9.0], [0.1]], dtype=DOUBLE), t[:2])
+    assert clipped[0] == 0 and clipped[1].item() == pytest.approx(-slope, abs=1e-9)
+    quiet = waiting(guidance, 399)
+    assert quiet(x, t).abs().max() == 0 and torch.equal(quiet(x, t - 1), guidance(x, t - 1))
+
+
+def test_eq_jensen_gap():
+    # near the clean end the gap of the exact likelihood goes to the formula
+    value, r, one = torch.tensor([0.5], dtype=DOUBLE), 0.5, torch.ones(1, 1, dtype=DOUBLE)
+    for t in (3, 6):
+        a, x = LINEAR.alpha_bars[t].item(), torch.tensor([[0.1], [0.25]], dtype=DOUBLE)
+        estimate = (x + (1 - a) * LINE.at(a).score(x)) / a ** 0.5
+        f = lambda d: (-d ** 2 / (2 * r ** 2)) - 0.5 * math.log(2 * math.pi * r ** 2)
+        gap = measured_log_prob(LINE, one, value, r)(a, x) - f(value - estimate)[:, 0]
+        V = (1 - a) * 0.0225 / (a * 0.0225 + 1 - a)  # both points belong to the middle component
+        wanted = V / 2 * ((value - estimate) ** 2 / r ** 4 - 1 / r ** 2)[:, 0]
+        assert torch.allclose(gap, wanted, rtol=0.02, atol=1e-6)
+
+
+def test_eq_dps_ratio():
+    one, r, value = gde.GaussianMixture([[0.3]], [0.8]), 0.25, torch.tensor([1.0], dtype=DOUBLE)
+    dps = x_0_guidance(one.denoiser(LINEAR), LINEAR, measurement_loss(lambda x_0: x_0, value, r), clip=False)
+    for level in (0, 200, 999):
+        x, t = randn(6, 1), torch.full((6,), level)
+        exact = measured_guidance(one, LINEAR, torch.ones(1, 1, dtype=DOUBLE), value, r)(x, t)
+        assert torch.allclose(mended(dps, LINEAR, r, spread=0.8)(x, t), exact, atol=1e-9)
+    assert not torch.allclose(dps(x, t), exact, rtol=0.5)
+
+
+def test_eq_jacobian_is_variance():
+    # by a grid over x_0, in the three-component world; and the guidance moves the estimate by the variance times the gradient of the loss
+    grid = torch.linspace(-5, 5, 8001, dtype=DOUBLE)
+    for level in (100, 500):
+        a, x = LINEAR.alpha_bars[level].item(), torch.tensor([[-0.4], [0.5]], dtype=DOUBLE)
+        guidance = x_0_guidance(LINE.denoiser(LINEAR), LINEAR, lambda x_0: x_0.flatten(1).sum(1), clip=False)
+        for here, moved in zip(x, (1 - a) / a ** 0.5 * guidance(x, torch.full((2,), level))):
+            posterior = (LINE.log_prob(grid[:, None]) - (here - a ** 0.5 * grid) ** 2 / (2 * (1 - a))).softmax(0)
+            variance = posterior @ grid ** 2 - (posterior @ grid) ** 2
+            assert -moved.item() == pytest.approx(variance.item(), rel=1e-6)
+
+
+def test_eq_all_of():
+    classifier = lambda x, t: WORLD.class_log_probs(x)
+    x, first, second = randn(6, 2), torch.zeros(6, dtype=torch.long), torch.ones(6, dtype=torch.long)
+    logs = WORLD.class_log_probs(x)
+    both = all_of(class_loss(classifier, first), class_loss(classifier, second))
+    assert torch.allclose((-both(x)).exp(), logs[:, 0].exp() * logs[:, 1].exp())
+
+
+def test_eq_any_of():
+    classifier = lambda x, t: WORLD.class_log_probs(x)
+    x, first, second = randn(6, 2), torch.zeros(6, dtype=torch.long), torch.ones(6, dtype=torch.long)
+    either = any_of(class_loss(classifier, first), class_loss(classifier, second))
+    merged = gde.GaussianMixture(WORLD.means, WORLD.variances[:, 0].sqrt(), WORLD.weights, labels=[0, 0, 0, 1])  # classes 0 and 1 as one
+    assert torch.allclose(-either(x), merged.class_log_probs(x)[:, 0])
+
+
+def test_eq_recurrence():
+    # one round is DDIM; two rounds with one step, by hand; and the exact law of one Gaussian is kept by a round of the exact step
+    s, one, x = gde.respace(LINEAR, 3), gde.GaussianMixture([[0.0]], [1.0]), randn(6, 1)
+    model = one.denoiser(LINEAR)
+    assert torch.allclose(recurrent_sample(model, s, x.shape, repeats=1, x_T=x, clip=False), gde.ddim_sample(model, s, x.shape, x_T=x, clip=False), atol=1e-12)
+    _, path = recurrent_sample(model, s, x.shape, repeats=2, x_T=x, clip=False, generator=torch.Generator().manual_seed(4), trajectory=True)
+    factor = lambda i: (s.alpha_bars[i] * s.alpha_bars_prev[i]).sqrt() + ((1 - s.alpha_bars[i]) * (1 - s.alpha_bars_prev[i])).sqrt()
+    z = torch.randn(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(4))
+    assert torch.allclose(path[1], factor(2) * (s.alphas[2].sqrt() * factor(2) * x + s.betas[2].sqrt() * z), atol=1e-10)
+    with pytest.raises(ValueError, match='repeats'): recurrent_sample(model, s, x.shape, repeats=0)
+
+
+def test_eq_vp_sde():
+    # the rate is the same curve for any number of steps, and its integral is -log alpha_bar
+    for T in (500, 4000):
+        s = gde.linear_schedule(T)
+        assert torch.allclose((-vp_rate(s).cumsum(0) / T).exp(), s.alpha_bars, atol=1e-12)
+        assert vp_rate(s)[T // 2].item() == pytest.approx(0.1 + 19.9 / 2, rel=0.03)  # of the linear schedule: from 0.1 to 20
+
+
+def test_eq_fokker_planck():
+    # both sides in the exact world, for a process that is not the family's: drift -x / 2, noise 1, the way up
+    x, level, h = torch.linspace(-2, 2, 41, dtype=DOUBLE)[:, None].requires_grad_(), 0.6, 1e-5
+    grad = lambda values: torch.autograd.grad(values.sum(), x, create_graph=True)[0]
+    density = lambda a: LINE.at(a).log_prob(x).exp()
+    change = (density(level * math.exp(-h)) - density(level * math.exp(h))) / (2 * h)
+    p = density(level)[:, None]
+    assert torch.allclose(change, (-grad(-x / 2 * p) + grad(grad(p)) / 2)[:, 0], atol=1e-6)
+    # back, any amount of noise
+    for kappa in (0.0, 1.0, 2.0):
+        assert torch.allclose(-change, (-grad(reverse_drift(x, grad(p.log()), 1.0, kappa) * p) + kappa / 2 * grad(grad(p)))[:, 0], atol=1e-6)
+
+
+def test_eq_reverse_family():
+    # one short step of each process leaves mean and variance of the exact law right to first order; the sampler takes that step
+    s = gde.Schedule([0.3, 1e-3])
+    one = gde.GaussianMixture([[0.4]], [0.6])
+    before, after = one.at(s.alpha_bars[1].item()), one.at(s.alpha_bars[0].item())
+    x, draws = randn(300_000, 1) * before.variances.sqrt() + before.means, {}
+    for kappa in (0.0, 1.0, 2.0):
+        _, path = sde_sample(one.denoiser(s), s, x.shape, kappa=kappa, x_T=x, clip=False, generator=torch.Generator().manual_seed(1), trajectory=True)
+        span = -math.log(1 - 1e-3)
+        z = torch.randn(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(path[1], x + reverse_drift(x, before.score(x), span, kappa) + (kappa * span) ** 0.5 * z, atol=1e-9)
+        gain = 1 + span / 2 * (1 - (1 + kappa) / before.variances.item())
+        assert gain ** 2 * before.variances.item() + kappa * span == pytest.approx(after.variances.item(), abs=5e-6)
+    with pytest.raises(ValueError, match='kappa'): sde_sample(one.denoiser(s), s, (2, 1), kappa=-1.0)
+
+
+def test_eq_guided_score():
+    x, y = randn(8, 2), torch.arange(8) % 3
+    for level in (10, 500):
+        t, a = torch.full((8,), level), LINEAR.alpha_bars[level].item()
+        eps, g = WORLD.denoiser(LINEAR)(x, t), gde.exact_guidance(WORLD, LINEAR, y)(x, t)
+        assert torch.allclose(guided_score(eps, a, g), WORLD.at(a).score(x, y), atol=1e-9)
+        assert torch.allclose(guided_score(eps, a, 3 * g), WORLD.at(a).score(x) + 3 * g, atol=1e-9)
+
+
+def test_eq_linear_path():
+    x_0, e, t = randn(4, 2), randn(4, 2, seed=1), torch.tensor([0, 200, 600, 999])
+    for k in range(4):
+        a = LINEAR.alpha_bars[t[k]].item()
+        tau = flow_time(a)
+        assert torch.allclose(to_flow(LINEAR.add_noise(x_0, t, e)[k], a), (1 - tau) * x_0[k] + tau * e[k], atol=1e-12)
+
+
+def test_eq_velocity():
+    # E[eps - x_0 | x_tau] by a grid, in the three-component world, given the class and not
+    grid, x = torch.linspace(-6, 6, 12_001, dtype=DOUBLE), torch.tensor([[0.3], [-0.5]], dtype=DOUBLE)
+    for level in (100, 700):
+        tau = flow_time(LINEAR.alpha_bars[level]).expand(2)
+        for label in (None, torch.ones(2, dtype=torch.long)):
+            prior = LINE.log_prob(grid[:, None], None if label is None else torch.ones(len(grid), dtype=torch.long))
+            noise = (x - (1 - tau[0]) * grid) / tau[0]
+            wanted = ((prior - noise ** 2 / 2).softmax(1) * (noise - grid)).sum(1)
+            assert torch.allclose(velocity_of(LINE.denoiser(LINEAR), LINEAR)(x, tau, label)[:, 0], wanted, atol=1e-8)
+    assert velocity_from_eps(0.6 * 2.0 + 0.4 * -1.0, -1.0, 0.4) == pytest.approx(-3.0)
+
+
+def test_eq_path_change():
+    for a in (0.01, 0.5, 0.99):
+        tau = flow_time(a)
+        assert (1 - tau) / tau == pytest.approx((a / (1 - a)) ** 0.5) and to_flow(1.0, a) == pytest.approx((1 - tau) / a ** 0.5)
+        assert a == pytest.approx((1 - tau) ** 2 / ((1 - tau) ** 2 + tau ** 2))
+
+
+def test_eq_flow_to_eps():
+    x_0, e = randn(3), randn(3, seed=1)
+    for a in (0.05, 0.7):
+        assert torch.allclose(eps_from_flow(a ** 0.5 * x_0 + (1 - a) ** 0.5 * e, e - x_0, a), e, atol=1e-12)
+    x, t = randn(4, 1), torch.tensor([0, 30, 500, 999])
+    model = LINE.denoiser(LINEAR)
+    assert torch.allclose(diffusion_of(velocity_of(model, LINEAR), LINEAR)(x, t), model(x, t), atol=1e-9)
+
+
+def test_eq_guided_velocity():
+    x, y, tau = randn(6, 2), torch.arange(6) % 3, flow_time(LINEAR.alpha_bars)[[5, 100, 300, 500, 800, 999]]
+    velocity = velocity_of(WORLD.denoiser(LINEAR), LINEAR)
+    g = guidance_on_flow(gde.exact_guidance(WORLD, LINEAR, y), LINEAR)(x, tau)
+    assert torch.allclose(guided_velocity(velocity(x, tau), tau[:, None], g), velocity(x, tau, y), atol=1e-8)
+    assert torch.allclose(guided_velocity(velocity(x, tau), tau[:, None], 2 * g), 2 * velocity(x, tau, y) - velocity(x, tau), atol=1e-8)
+
+
+def test_eq_euler_is_ddim():
+    s, y, x = gde.respace(LINEAR, 6), torch.arange(20) % 3, randn(20, 2)
+    guidance = gde.exact_guidance(WORLD, LINEAR, y, 2.0)
+    times = flow_time(s.alpha_bars).flip(0)
+    drawn = flow_sample(velocity_of(WORLD.denoiser(LINEAR), LINEAR), times, to_flow(x, s.alpha_bars[-1].item()), guidance=guidance_on_flow(guidance, LINEAR))
+    assert torch.allclose(drawn, gde.ddim_sample(WORLD.denoiser(LINEAR), s, x.shape, guidance=guidance, x_T=x, clip=False), atol=1e-9)
+    with pytest.raises(ValueError, match='times must fall'): flow_sample(None, times.flip(0), x)
+
+
+def test_eq_pushed_law():
+    # a map that keeps the order, by the distribution function; one that folds, by hand; and a sampler's law against samples of the same sampler
+    z, bins = torch.linspace(-6, 6, 4001, dtype=DOUBLE), torch.linspace(-3, 9, 41, dtype=DOUBLE)
+    masses = torch.special.ndtr(z).diff()
+    wanted = torch.special.ndtr(torch.asinh((bins - 1) / 2)).diff()
+    assert torch.allclose(pushed_law(1 + 2 * torch.sinh(z), masses, bins), wanted, atol=1e-5)
+    folded = pushed_law(z.abs(), masses, bins)
+    assert torch.allclose(folded[11:], 2 * torch.special.ndtr(bins[11:]).diff(), atol=1e-5) and folded[:10].sum() < 1e-9
+    exact, sampled = METHODS['2M'](LINE, LINEAR, 0, 1.0, 10), by_samples(gde.dpmpp_2m_sample, edm, 20_000)(LINE, LINEAR, 0, 1.0, 10)
+    assert total_variation(exact, sampled) < 1.4 * sampling_floor(exact, 20_000)
+    assert exact.sum().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_eq_map_variation():
+    # two Gaussians that differ in mean and width
+    z, start, wide = torch.linspace(-9, 9, 6001, dtype=DOUBLE), Normal(0.0, 1.0), Normal(0.3, 1.2)
+    x = torch.linspace(-12, 12, 20_001, dtype=DOUBLE)
+    pushed = Normal(0.1, 0.5)  # of the map z / 2 + 0.1
+    wanted = 0.5 * torch.trapezoid((pushed.log_prob(x).exp() - wide.log_prob(x).exp()).abs(), x).item()
+    image = z / 2 + 0.1
+    inside = map_variation(z, image, start.log_prob(z).exp(), lambda x: wide.log_prob(x).exp())
+    outside = 0.5 * (1 - (wide.cdf(image[-1]) - wide.cdf(image[0])).item())  # of the target, where the map does not reach
+    assert inside + outside == pytest.approx(wanted, abs=1e-5)
+
+
+def test_eq_sampling_floor():
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=DOUBLE)
+    counts = torch.distributions.Multinomial(500, p).sample  # its own seed, below
+    torch.manual_seed(0)
+    scores = torch.stack([0.5 * (counts() / 500 - p).abs().sum() for _ in range(2000)])
+    assert scores.mean().item() == pytest.approx(sampling_floor(p, 500), rel=0.03)
+    assert sampling_floor(p, 500) == pytest.approx(2 * sampling_floor(p, 2000))
+
+
+def test_eq_tilted_bins():
+    a = 0.9
+    assert torch.allclose(tilted_law(LINE, 0, 1.0, a), mixture_cdf(LINE.at(a), BINS, 0).diff(), atol=1e-10)
+    assert torch.allclose(tilted_law(LINE, 1, 0.0, a), mixture_cdf(LINE.at(a), BINS).diff(), atol=1e-10)
+    # scale 3 at a clean level: the density itself, bin by bin
+    x = torch.linspace(-5, 5, 100_001, dtype=DOUBLE)
+    weights = (LINE.log_prob(x[:, None]) + 3 * LINE.class_log_probs(x[:, None])[:, 0]).softmax(0)
+    by_bin = torch.stack([weights[(x >= low) & (x < high)].sum() for low, high in zip(BINS[:-1], BINS[1:])])
+    assert total_variation(tilted_law(LINE, 0, 3.0, 1 - 1e-9), by_bin) < 2e-3
+    scores = score_table({'DDIM': METHODS['DDIM'], '2M': METHODS['2M']}, LINE, LINEAR, 1, budgets=(24,))
+    assert scores['2M'][0] < 0.3 * scores['DDIM'][0]

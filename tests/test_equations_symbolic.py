@@ -2,12 +2,19 @@
 
 The package's own functions take the symbols wherever they are plain arithmetic, so that the formula in the code is the formula that is proven."""
 from itertools import product
+from types import SimpleNamespace
 
 import sympy as sp
 from sympy import Rational, exp, log, oo, pi, sqrt
 from sympy.stats import E, Normal, variance
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.flows import eps_from_flow, flow_time, guided_score, guided_velocity, reverse_drift, to_flow, velocity_from_eps
+from guided_diffusion_edu.solvers import exponential_step, guided_x_0, heun, noise_to_signal, stochastic_step, two_m
+import guided_diffusion_edu.failures
+import guided_diffusion_edu.free
+import guided_diffusion_edu.particles
+from guided_diffusion_edu import diffusion, guidance, samplers
 from guided_diffusion_edu.laboratory import ddim_variance, ddpm_variance, target_variance, third_order_shift
 from guided_diffusion_edu.samplers import ddim_sigma
 
@@ -29,13 +36,19 @@ def two_points(x, level):
     return sum(parts), parts[0] / sum(parts)
 
 
-def labelled_table():
-    "P(y, x_t, x_{t+1}) of two labels and two states; the noise does not look at the label."
-    prior, p_0, p_1, k_0, k_1 = sp.symbols('prior p_0 p_1 k_0 k_1', positive=True)
+def vanishes(expression): return sp.expand(sp.fraction(sp.together(expression))[0]) == 0  # for quotients of polynomials
+
+
+def labelled_table(blind=True):
+    "P of (x_0, y, x_t, x_{t+1}), two values each: data with labels, then noise that does not look at the label, or does."
+    prior, *rest = sp.symbols('prior o_0 o_1 k_0 k_1 l_0 l_1 m_0 m_1', positive=True)
+    opinion, first, then, other = rest[:2], rest[2:4], rest[4:6], rest[6:]  # q(y | x_0), q(x_t | x_0), q(x_{t+1} | x_t), and that of the label 1 if it looks
     two = lambda p: (p, 1 - p)
-    joint = {key: two(prior)[key[0]] * two((p_0, p_1)[key[0]])[key[1]] * two((k_0, k_1)[key[1]])[key[2]] for key in product((0, 1), repeat=3)}
-    def P(**fixed): return sum(p for (y, x, later), p in joint.items() if all(dict(y=y, x=x, later=later)[name] == value for name, value in fixed.items()))
-    return P, (prior, p_0, p_1, k_0, k_1)
+    def weight(x_0, y, x, later): return two(prior)[x_0] * two(opinion[x_0])[y] * two(first[x_0])[x] * two((then if blind or not y else other)[x])[later]
+    names = ('x_0', 'y', 'x', 'later')
+    joint = [(dict(zip(names, values)), weight(*values)) for values in product((0, 1), repeat=4)]
+    def P(**fixed): return sum(p for state, p in joint if all(state[name] == value for name, value in fixed.items()))
+    return P, (prior, *opinion, *first, *then)
 
 
 # ---- pictures, and the forward process
@@ -124,17 +137,29 @@ def test_eq_mixture_score():
     assert same(sp.diff(log(sum(parts)), x), sum(part / sum(parts) * p for part, p in zip(parts, pull)))
 
 
+def noised(mean): return gauss(x, n * mean, n ** 2 * v + c)  # n for the root of alpha_bar, c for 1 - alpha_bar, v for a cluster's variance
+
+
+def log_odds(mean, other): return sp.expand_log(log(noised(mean) / noised(other)), force=True)
+
+
 def test_eq_class_posterior():
-    w_1, w_2, w_3, n_1, n_2, n_3 = sp.symbols('w1:4 n1:4', positive=True)
-    joint = {0: w_1 * n_1 + w_2 * n_2, 1: w_3 * n_3}  # p(x, y)
-    responsibility = lambda part: part / (w_1 * n_1 + w_2 * n_2 + w_3 * n_3)
-    assert same(joint[0] / sum(joint.values()), responsibility(w_1 * n_1) + responsibility(w_2 * n_2))
+    # p(y, x_t) is an integral over where x_t came from; a cluster stays one
+    integral = sp.integrate(gauss(x_0, b_1, v) * gauss(x, n * x_0, c), (x_0, -oo, oo))
+    assert vanishes(sp.expand_log(log(sp.simplify(integral / noised(b_1))), force=True))
+    # so the odds of a class of two clusters against one at 0 are a sum of exponentials of lines, and of clusters at +-h one line
+    for mean in (b_1, b_2): assert vanishes(log_odds(mean, 0) - (2 * n * mean * x - n ** 2 * mean ** 2) / (2 * (n ** 2 * v + c)))
+    assert vanishes(log_odds(h, -h) - 2 * n * h * x / (n ** 2 * v + c))
 
 
 def test_eq_guided_posterior():
-    p, r_1 = two_points(x, a)
-    assert same(p * r_1 / w, gauss(x, sqrt(a) * b_1, 1 - a))  # Bayes leaves the components of the class
-    assert same(sp.integrate(gauss(x, b_1, v), (x, -oo, oo)), 1)
+    # mixture times posterior over p(y), all against the other cluster, with E = exp(log-odds) by which the posterior is logistic
+    E = sp.symbols('E', positive=True)
+    mixture, posterior = w * E + (1 - w), 1 / (1 + (1 - w) / (w * E))
+    assert vanishes(mixture * posterior / w - E)  # the class's own cluster
+    line = 2 * n * h * x / (n ** 2 * v + c)
+    assert vanishes(sp.expand_log(log(exp(line) * noised(-h) / noised(h)), force=True))
+    assert same(sp.integrate(gauss(x, n * b_1, v), (x, -oo, oo)), 1)
 
 
 def test_eq_bayes_score():
@@ -190,13 +215,20 @@ def test_eq_step_variance():
     small = gde.posterior_variance(ab, ab_prev)
     second = w * (means[0] ** 2 + small) + (1 - w) * (means[1] ** 2 + small)
     of_x_0 = w * (1 - w) * (b_1 - b_2) ** 2
-    assert same(second - (w * means[0] + (1 - w) * means[1]) ** 2, small + ab_prev * beta ** 2 / (1 - ab) ** 2 * of_x_0)
+    exact = second - (w * means[0] + (1 - w) * means[1]) ** 2
+    assert same(exact, small + ab_prev * beta ** 2 / (1 - ab) ** 2 * of_x_0) and same(exact, gde.step_variance(of_x_0, ab, ab_prev))
+    assert same(gde.step_variance(1 - ab, ab, ab_prev), beta)  # where the large choice begins to be too small
 
 
-def test_eq_learned_variance():
+def test_eq_learned_variance(monkeypatch):
+    # the package's line, with symbols for the two logarithms that it looks up
     large, small, out = sp.symbols('large small', positive=True) + (sp.symbols('out', real=True),)
-    logs = (out + 1) / 2 * log(large) + (1 - out) / 2 * log(small)
-    assert same(logs.subs(out, 1), log(large)) and same(logs.subs(out, -1), log(small)) and sp.diff(logs, out, 2) == 0
+    looked_up = lambda value: SimpleNamespace(log=lambda: log(value))
+    monkeypatch.setattr(diffusion, 'per_example', lambda values, t, x: values)
+    monkeypatch.setattr(diffusion, 'clipped_variance', lambda schedule: looked_up(small))
+    logs = diffusion._learned_log(out, SimpleNamespace(betas=looked_up(large)), None)
+    assert same(logs.subs(out, 1), log(large)) and same(logs.subs(out, -1), log(small)) and same(sp.diff(logs, out, 2), 0)
+    assert same(logs.subs(out, 0), log(sqrt(large * small))) and same(sp.diff(logs, out), log(large / small) / 2)  # rises with v, as large > small
 
 
 def test_eq_vlb():
@@ -227,6 +259,10 @@ def test_eq_vlb_weight():
     guess = sp.symbols('guess', real=True)
     means = [gde.mean_from_eps(x_t, e, ab, ab_prev) for e in (eps, guess)]
     assert same(kl(means[0], v, means[1], v), beta ** 2 / (2 * v * alpha * (1 - ab)) * (eps - guess) ** 2)
+    small = gde.posterior_variance(ab, ab_prev)
+    weight = gde.bound_weight(SimpleNamespace(betas=beta, alphas=alpha, alpha_bars=ab, alpha_bars_prev=ab_prev))
+    assert same(kl(means[0], small, means[1], small), weight * (eps - guess) ** 2)
+    assert same(kl(means[0], small, means[1], v) - kl(means[0], v, means[1], v), kl(0, small, 0, v))  # another fixed variance adds what has nothing to learn
 
 
 def test_eq_simple_loss():
@@ -237,11 +273,18 @@ def test_eq_simple_loss():
 
 
 def test_eq_hybrid_loss():
-    guess, frozen, out, weight = sp.symbols('guess frozen out lambda', real=True)
-    sigma = exp((out + 1) / 2 * log(c) + (1 - out) / 2 * log(a))
-    simple, bound = (eps - guess) ** 2, kl(0, a, frozen, sigma)  # the mean in the bound is frozen
-    assert same(sp.diff(simple + weight * bound, guess), sp.diff(simple, guess)) and same(sp.diff(simple + weight * bound, out), weight * sp.diff(bound, out))
-    assert same(sp.diff(kl(0, a, frozen, v), v).subs(v, a + frozen ** 2), 0)  # the best variance: the posterior's and the error of the mean
+    guess, weight = sp.symbols('guess', real=True), sp.symbols('lambda', positive=True)
+    mean = lambda e: gde.mean_from_eps(x_t, e, ab, ab_prev)
+    term = kl(mean(eps), c, mean(guess), v)  # c in the place of the posterior's variance, v in that of the model's
+    # were the mean not held fixed, the error of the noise would get the weight of the bound on top
+    c_t = beta ** 2 / (2 * v * alpha * (1 - ab))
+    assert same(sp.diff((eps - guess) ** 2 + weight * term, guess), (1 + weight * c_t) * sp.diff((eps - guess) ** 2, guess))
+    assert same(sp.diff(term, v).subs(v, c + (mean(eps) - mean(guess)) ** 2), 0)  # the variance that is taught: the posterior's and the error of the mean
+    terms = sp.symbols('L_0:4')  # a random one of T terms, times T: the mean is the sum
+    assert same(sum(4 * weight * one for one in terms) / 4, weight * sum(terms))
+    D, T = sp.symbols('D T', positive=True)  # the code: means over D dimensions, and bits; over the equation's, lambda is larger by 1 / log 2
+    in_code, in_equation = T / 1000 * term / (D * log(2)), Rational(1, 1000) * T * term / D
+    assert same(in_code / in_equation, 1 / log(2))
 
 
 def test_eq_v_to_eps():
@@ -283,6 +326,18 @@ def test_eq_second_moment():
 
 
 def test_eq_bits_per_dim():
+    # a pixel, two steps, two states each: the terms add up to the bound over all paths
+    u, P, *rest = sp.symbols('u P k0:2 m0:2 d0:2', positive=True)
+    k, m, d = rest[:2], rest[2:4], rest[4:]
+    two = lambda p: (p, 1 - p)
+    path = {(x_1, x_2): two(u)[x_1] * two(k[x_1])[x_2] for x_1, x_2 in product((0, 1), repeat=2)}  # q(x_1, x_2 | x_0)
+    last = [path[0, x_2] + path[1, x_2] for x_2 in (0, 1)]
+    bound = sum(q * log(q / (two(P)[x_2] * two(m[x_2])[x_1] * d[x_1])) for (x_1, x_2), q in path.items())
+    L_T = sum(last[x_2] * log(last[x_2] / two(P)[x_2]) for x_2 in (0, 1))
+    L_1 = sum(q * log(q / last[x_2] / two(m[x_2])[x_1]) for (x_1, x_2), q in path.items())
+    L_0 = -sum(two(u)[x_1] * log(d[x_1]) for x_1 in (0, 1))
+    assert sp.simplify(sp.expand(sp.expand_log(bound - (L_T + L_1 + L_0), force=True))) == 0
+    assert sp.simplify(sp.expand(sp.expand_log(bound - (L_1 + L_0), force=True))) != 0  # the prior's term counts
     D = sp.symbols('D', positive=True, integer=True)
     assert same(D * log(256) / (D * log(2)), 8)  # whole numbers without a model
 
@@ -291,36 +346,62 @@ def test_eq_bits_per_dim():
 
 
 def test_eq_label_blind():
-    P, _ = labelled_table()
+    # given x_t the next step looks at no label, though the label says something about x_0 and so about x_t
+    P, (prior, _, _, k_0, k_1, l_0, l_1) = labelled_table()
+    sighted, _ = labelled_table(blind=False)
     for y, x, later in product((0, 1), repeat=3):
-        assert same(P(y=y, x=x, later=later) / P(y=y, x=x), P(x=x, later=later) / P(x=x))
+        assert vanishes(P(y=y, x=x, later=later) / P(y=y, x=x) - P(x=x, later=later) / P(x=x))
+        assert not vanishes(sighted(y=y, x=x, later=later) / sighted(y=y, x=x) - sighted(x=x, later=later) / sighted(x=x))
+    # without a label it is the old chain
+    assert vanishes(P(x_0=0, x=0, later=0) - prior * k_0 * l_0) and vanishes(P(x=0, later=0) / P(x=0) - l_0) and not vanishes(P(y=0, x=0) / P(x=0) - P(y=0))
+
+
+def guided_by_product(P, y, x, later):
+    "Appendix H's right-hand side, Z q(x_t | x_{t+1}) q(y | x_t) with Z = 1 / q(y | x_{t+1})."
+    return P(later=later) / P(y=y, later=later) * P(x=x, later=later) / P(later=later) * P(y=y, x=x) / P(x=x)
 
 
 def test_eq_guided_product():
     P, _ = labelled_table()
+    sighted, _ = labelled_table(blind=False)
     for y, x, later in product((0, 1), repeat=3):
-        conditional = P(y=y, x=x, later=later) / P(y=y, later=later)
-        Z = P(later=later) / P(y=y, later=later)
-        assert same(conditional, Z * P(x=x, later=later) / P(later=later) * P(y=y, x=x) / P(x=x))
+        conditional = lambda P: P(y=y, x=x, later=later) / P(y=y, later=later)
+        assert vanishes(conditional(P) - guided_by_product(P, y, x, later))
+        assert not vanishes(conditional(sighted) - guided_by_product(sighted, y, x, later))  # with noise that looks at the label it is false
+
+
+def test_eq_model_product():
+    steps, opinions = sp.symbols('p_0:3', positive=True), sp.symbols('o_0:3', positive=True)  # any step and classifier, at three places
+    law = lambda opinions: [p * o / sum(p * o for p, o in zip(steps, opinions)) for p, o in zip(steps, opinions)]
+    assert vanishes(sum(law(opinions)) - 1)
+    assert all(vanishes(scaled - p) for scaled, p in zip(law([c * o for o in opinions]), law(opinions)))  # what does not depend on x_t is free
+    P, _ = labelled_table()
+    exact = [P(x=x, later=0) / P(later=0) * P(y=1, x=x) / P(x=x) for x in (0, 1)]  # with both models exact, Appendix H
+    assert vanishes(exact[0] / sum(exact) - P(y=1, x=0, later=0) / P(y=1, later=0))
 
 
 def test_eq_martingale():
     P, _ = labelled_table()
     for y, later in product((0, 1), repeat=2):
         average = sum(P(x=x, later=later) / P(later=later) * P(y=y, x=x) / P(x=x) for x in (0, 1))
-        assert same(average, P(y=y, later=later) / P(later=later))
+        assert vanishes(average - P(y=y, later=later) / P(later=later))
 
 
 def test_eq_martingale_gap():
     P, symbols = labelled_table()
-    values = dict(zip(symbols, map(Rational, ('1/3', '1/5', '3/4', '1/6', '5/7'))))
     now, before = {}, {}
-    for y, state in product((0, 1), repeat=2):
-        now[y, state], before[y, state] = ((P(y=y, **{name: state}) / P(**{name: state})).subs(values) for name in ('x', 'later'))
-    def gap(opinion):  # of a classifier that distorts the exact opinions
-        return sum(P(x=x, later=later).subs(values) * (opinion(now, y, x) - opinion(before, y, later)) * opinion(before, y, later) for y, x, later in product((0, 1), repeat=3))
+    for y, state in product((0, 1), repeat=2): now[y, state], before[y, state] = (P(y=y, **{name: state}) / P(**{name: state}) for name in ('x', 'later'))
+    def gap(opinion, P=P, now=now, before=before):  # of a classifier that distorts the exact opinions
+        return sum(P(x=x, later=later) * (opinion(now, y, x) - opinion(before, y, later)) * opinion(before, y, later) for y, x, later in product((0, 1), repeat=3))
+    # for all values: given x_{t+1} each term has mean 0; and so it has for opinions drawn towards the class frequencies, or away from them
+    stretched = lambda p, y, state: P(y=y) + c * (p[y, state] - P(y=y))
+    for y, later in product((0, 1), repeat=2):
+        for opinion in (lambda p, y, state: p[y, state], stretched):
+            assert vanishes(sum(P(x=x, later=later) * (opinion(now, y, x) - opinion(before, y, later)) for x in (0, 1)))
+    # in fractions: a classifier whose odds are squared has a negative gap
+    values = dict(zip(symbols, map(Rational, ('1/3', '1/5', '3/4', '1/6', '5/7', '2/9', '7/8'))))
     squared = lambda p, y, state: p[y, state] ** 2 / (p[0, state] ** 2 + p[1, state] ** 2)
-    assert gap(lambda p, y, state: p[y, state]) == 0 and gap(squared) < 0  # exact and overconfident, in fractions
+    assert gap(squared).subs(values) < 0 and gap(lambda p, y, state: p[y, state]).subs(values) == 0
 
 
 def test_eq_taylor():
@@ -364,18 +445,31 @@ def test_eq_hessian_step():
     assert same(mode, mu + g / (1 / v - H)) and same(-1 / sp.diff(exponent, x, 2), 1 / (1 / v - H))
 
 
-def test_eq_error_law():
-    z, sigma, H, T = sp.symbols('z sigma H T', positive=True)
+def test_eq_small_difference():
+    # r takes two values: the exact total variation and divergence of the laws that differ by e^(h r), expanded in h
+    values, shares = (b_1, b_2), (w, 1 - w)
+    mean = lambda f: sum(share * f(value) for share, value in zip(shares, values))
+    total = mean(lambda r: exp(h * r))
+    centre = mean(lambda r: r)
+    ratio = lambda r: exp(h * r) / total
+    divergence = mean(lambda r: ratio(r) * (h * r - log(total)))
+    spread = mean(lambda r: (r - centre) ** 2)
+    assert same(divergence.subs(h, 0), 0) and same(sp.diff(divergence, h).subs(h, 0), 0) and same(sp.diff(divergence, h, 2).subs(h, 0), spread)
+    for value in values: assert same(sp.diff(ratio(value), h).subs(h, 0), value - centre)  # so the mean of |ratio - 1| is h times that of |r - E r|
+    assert same(mean(ratio), 1)
+
+
+def test_eq_error_law(monkeypatch):
+    z, sigma, g, H, T = sp.symbols('z sigma g H T', positive=True)
     density = exp(-z ** 2 / 2) / sqrt(2 * pi)
     mean = lambda f, low=0: 2 * sp.integrate(sp.expand(f * density), (z, low, oo))  # of an even function
     deviations = mean(z), 2 * mean(z ** 2 - 1, 1), mean(z ** 3)  # E|z|; E|z^2 - 1|, whose two halves are equal; E|z|^3
-    assert same(mean(z ** 2 - 1), 0)
+    assert same(mean(z ** 2 - 1), 0) and same(deviations[1], 4 * density.subs(z, 1))
     spreads = mean(z ** 2), mean(z ** 4) - mean(z ** 2) ** 2, mean(z ** 6)
     sizes = sigma * g, sigma ** 2 * H / 2, sigma ** 3 * T / 6
-    tv = sigma * g / sqrt(2 * pi), sigma ** 2 * H / sqrt(2 * pi * sp.E), sigma ** 3 * T / (3 * sqrt(2 * pi))
-    divergence = sigma ** 2 * g ** 2 / 2, sigma ** 4 * H ** 2 / 4, 5 * sigma ** 6 * T ** 2 / 24
-    assert all(same(size * deviation / 2, wanted) for size, deviation, wanted in zip(sizes, deviations, tv))
-    assert all(same(size ** 2 * spread / 2, wanted) for size, spread, wanted in zip(sizes, spreads, divergence))
+    monkeypatch.setattr(guidance, 'math', SimpleNamespace(pi=pi, e=sp.E, sqrt=sqrt))
+    for size, deviation, spread, (tv, divergence) in zip(sizes, deviations, spreads, gde.error_law(sigma ** 2, g, H, T)):
+        assert same(size * deviation / 2, tv) and same(size ** 2 * spread / 2, divergence)
 
 
 def test_eq_scaled_shift():
@@ -411,22 +505,27 @@ def test_eq_shift_ratio():
     assert same(ratio, sqrt(alpha) * (1 - ab_prev) / (1 - ab))
 
 
-def ddim_step(e, sigma=0, z=0):
-    return sqrt(ab_prev) * gde.x0_from_eps(x_t, e, ab) + sqrt(1 - ab_prev - sigma ** 2) * e + sigma * z
+def ddim_step(monkeypatch, e, sigma=0, gradient=None, z=sp.Symbol('z', real=True)):
+    "A step of `ddim_sample` from x_t, by its own lines: symbols stand for what it looks up, draws and asks for."
+    parts = dict(_begin=lambda *_: (x_t, 0), _walk=lambda step, x, *_: step(x, 0), _alpha_bars=lambda *_: (ab, ab_prev), _timestep=lambda *_: None,
+                 _predict=lambda *_: (gde.x0_from_eps(x_t, e, ab), None), _gradient=lambda *_: gradient, ddim_sigma=lambda *_: sigma, noise_like=lambda *_: z)
+    for name, part in parts.items(): monkeypatch.setattr(samplers, name, part)
+    return sp.nsimplify(gde.ddim_sample(None, None, (1,), guidance=gradient is not None), rational=True)
 
 
-def test_eq_ddim_family():
-    sigma = sp.symbols('sigma', positive=True)
-    noise = gde.eps_from_x0(sqrt(ab) * x_0 + sqrt(1 - ab) * eps, x_0, ab)
-    assert same(noise, eps)  # the fraction is the noise in x_t
-    kept = sp.diff(sqrt(1 - ab_prev - sigma ** 2) * noise, eps)
-    assert same(kept ** 2 + sigma ** 2, 1 - ab_prev)  # and its share with the fresh noise makes up the marginal
+def test_eq_ddim_family(monkeypatch):
+    sigma, z = sp.symbols('sigma', positive=True), sp.symbols('z', real=True)
+    step = sp.expand(ddim_step(monkeypatch, gde.eps_from_x0(x_t, x_0, ab), sigma).subs(x_t, sqrt(ab) * x_0 + sqrt(1 - ab) * eps))
+    kept, fresh = sp.diff(step, eps), sp.diff(step, z)
+    assert same(step.subs({eps: 0, z: 0}), sqrt(ab_prev) * x_0)  # the mean of the marginal
+    assert same(kept ** 2 + fresh ** 2, 1 - ab_prev) and same(fresh, sigma)  # and its variance, for every sigma
+    assert same(sp.diff(step, eps, 2), 0) and same(sp.diff(step, z, 2), 0)
 
 
-def test_eq_ddim_step():
+def test_eq_ddim_step(monkeypatch):
     exact = gde.eps_from_x0(x_t, x_0, ab)
     family = sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * exact
-    assert same(ddim_step(exact), family)
+    assert same(ddim_step(monkeypatch, exact), family)
 
 
 def test_eq_ddim_sigma():
@@ -436,21 +535,22 @@ def test_eq_ddim_sigma():
     assert same(sqrt(ab_prev) * x_0 + root * gde.eps_from_x0(x_t, x_0, ab), gde.posterior_mean(x_0, x_t, ab, ab_prev))  # eta = 1 is DDPM
 
 
-def test_eq_ddim_shift():
+def test_eq_ddim_shift(monkeypatch):
     sigma = sp.symbols('sigma', positive=True)
-    moved = ddim_step(gde.guided_eps(eps, ab, g), sigma) - ddim_step(eps, sigma)
+    moved = ddim_step(monkeypatch, eps, sigma, g) - ddim_step(monkeypatch, eps, sigma)
+    assert same(moved, ddim_step(monkeypatch, gde.guided_eps(eps, ab, g), sigma) - ddim_step(monkeypatch, eps, sigma))
     assert same(moved, sqrt(1 - ab) * (sqrt((1 - ab) / alpha) - sqrt(1 - ab_prev - sigma ** 2)) * g)
     short = sqrt(v) * (sqrt(v / (1 - h)) - sqrt(1 - (1 - v) / (1 - h)))  # of level 1 - v, by beta = h
     assert same(sp.limit(sp.diff(short, h), h, 0), Rational(1, 2))
 
 
-def test_eq_flow():
+def test_eq_flow(monkeypatch):
     relative = lambda level: sqrt(1 - level) / sqrt(level)
-    assert same(ddim_step(eps) / sqrt(ab_prev), x_t / sqrt(ab) + (relative(ab_prev) - relative(ab)) * eps)
+    assert same(ddim_step(monkeypatch, eps) / sqrt(ab_prev), x_t / sqrt(ab) + (relative(ab_prev) - relative(ab)) * eps)
 
 
-def test_eq_ddim_inversion():
-    down = sp.Eq(ddim_step(eps), x)
+def test_eq_ddim_inversion(monkeypatch):
+    down = sp.Eq(ddim_step(monkeypatch, eps), x)
     up, = sp.solve(down, x_t)  # the same eps: the way back undoes the step
     relative = lambda level: sqrt(1 - level) / sqrt(level)
     assert same(up / sqrt(ab), x / sqrt(ab_prev) + (relative(ab) - relative(ab_prev)) * eps)
@@ -461,15 +561,21 @@ def test_eq_ddim_inversion():
 
 def test_eq_chain_law():
     P, _ = labelled_table()
-    for y, x in product((0, 1), repeat=2):  # the exact guided kernel carries q(x_{t+1} | y) to q(x_t | y)
-        carried = sum(P(y=y, x=x, later=later) / P(y=y, later=later) * P(y=y, later=later) / P(y=y) for later in (0, 1))
-        assert same(carried, P(y=y, x=x) / P(y=y))
+    for y, x in product((0, 1), repeat=2):  # the kernel of Appendix H, as a product, carries q(x_{t+1} | y) to q(x_t | y)
+        carried = sum(guided_by_product(P, y, x, later) * P(y=y, later=later) / P(y=y) for later in (0, 1))
+        assert vanishes(carried - P(y=y, x=x) / P(y=y))
 
 
 def test_eq_total_variation():
-    p, q = ([Rational(k, 20) for k in law] for law in ((3, 10, 2, 5), (6, 1, 9, 4)))
-    best = max(abs(sum(chosen * (u - t) for chosen, u, t in zip(event, p, q))) for event in product((0, 1), repeat=4))
-    assert best == sum(abs(u - t) for u, t in zip(p, q)) / 2
+    # four points: p above q by some sizes at the points of A, below it at the others, and the two totals equal
+    sizes = sp.symbols('d1:5', positive=True)
+    for above in filter(lambda above: 0 < sum(above) < 4, product((0, 1), repeat=4)):
+        surplus = sum(d for d, up in zip(sizes, above) if up)
+        deficit = sum(sizes) - surplus
+        for event in product((0, 1), repeat=4):
+            gain = sum(d if up else -d for d, up, chosen in zip(sizes, above, event) if chosen)  # p(event) - q(event)
+            short = sp.expand(sum(sizes) / 2 - gain - (deficit - surplus) / 2)  # of half the sum; the last bracket is 0
+            assert short.is_nonnegative and (short == 0) == (event == above)  # no event gains more, and A alone as much
 
 
 def test_eq_tilted_kernel():
@@ -503,21 +609,39 @@ def test_eq_lab_recursion():
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1 ** 2 * v + k_3 ** 2)
 
 
+def log_derivatives(level):
+    """First and second derivative in x_t of log p and of log r_1 for `two_points`, with the two parts of p as plain symbols A and B.
+
+    SymPy differentiates with unknown functions; what is put in for their derivatives is checked on the Gaussian itself."""
+    A, B, size_a, size_b = sp.Function('A')(x_t), sp.Function('B')(x_t), *sp.symbols('size_a size_b', positive=True)
+    slopes = {part: -(x_t - sqrt(level) * place) / (1 - level) for part, place in ((A, b_1), (B, b_2))}
+    for part, place in ((A, b_1), (B, b_2)): assert same(sp.diff(log(gauss(x_t, sqrt(level) * place, 1 - level)), x_t), slopes[part])
+    found = []
+    for of in (log(A + B), log(A / (A + B))):
+        for order in (1, 2):
+            value = sp.diff(of, x_t, order)
+            for part, slope in slopes.items():
+                value = value.subs(sp.diff(part, x_t, 2), part * (slope ** 2 + sp.diff(slope, x_t))).subs(sp.diff(part, x_t), part * slope)
+            found.append(value.subs({A: size_a, B: size_b}))
+    return found, size_a / (size_a + size_b)
+
+
 def test_eq_matched_variance():
     # two points noised: the step's variance is the mean of the variances plus the variance of the means
-    p, r_1 = two_points(x_t, ab)
+    (slope, bend, slope_1, _), r_1 = log_derivatives(ab)
     m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
     by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
-    assert same(by_parts, beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2)))
-    mean = r_1 * m_1 + (1 - r_1) * m_2
-    assert same(by_parts, beta / sqrt(alpha) * sp.diff(mean, x_t))
+    assert same(by_parts, beta / alpha * (1 + beta * bend))
+    mean_slope = r_1 * sp.diff(m_1, x_t) + (1 - r_1) * sp.diff(m_2, x_t) + r_1 * slope_1 * (m_1 - m_2)
+    assert same(by_parts, beta / sqrt(alpha) * mean_slope)
 
 
 def test_eq_guided_variance():
     # the class is the first point: given it, the step's variance is that of the posterior
-    p, r_1 = two_points(x_t, ab)
-    free = beta / alpha * (1 + beta * sp.diff(log(p), x_t, 2))
-    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * sp.diff(log(r_1), x_t, 2))
+    (_, bend, _, bend_1), _ = log_derivatives(ab)
+    free = beta / alpha * (1 + beta * bend)
+    assert same(gde.posterior_variance(ab, ab_prev) - free, beta ** 2 / alpha * bend_1)
+    assert not same(gde.posterior_variance(ab, ab_prev) - free, beta / alpha * bend_1)
 
 
 def test_eq_third_order_shift():
@@ -674,3 +798,514 @@ def test_eq_clip():
 def test_eq_share_error():
     of_one = (w * 1 ** 2 + (1 - w) * 0) - w ** 2  # a right-or-wrong
     assert same(sqrt(n * of_one / n ** 2), sqrt(w * (1 - w) / n))
+
+
+# ---- beyond the paper: two models in the place of a classifier
+
+
+def test_eq_free_loss():
+    a_y, a_0, w_y, w_0, p = sp.symbols('a_y a_0 w_y w_0 p', real=True)
+    noise = sp.Matrix(sp.symbols('n1:4', real=True))  # three equally likely noises seen with a class, and hidden
+    mean = lambda guess: sum((n_k - guess) ** 2 for n_k in noise) / 3
+    loss = (1 - p) * mean(a_y) + p * mean(a_0)
+    best = sp.solve([sp.diff(loss, a_y), sp.diff(loss, a_0)], [a_y, a_0], dict=True)[0]
+    assert same(best[a_y], sum(noise) / 3) and same(best[a_0], sum(noise) / 3)  # whatever p
+
+
+def test_eq_implicit_classifier():
+    density, opinion = sp.Function('p', positive=True)(x_t), sp.Function('q', positive=True)(x_t)
+    eps_of = lambda p: -sqrt(1 - a) * sp.diff(log(p), x_t)
+    of_class = density * opinion / w  # Bayes' rule, w the share of the class
+    assert same(-(eps_of(of_class) - eps_of(density)) / sqrt(1 - a), sp.diff(log(opinion), x_t))
+
+
+def test_eq_free_eps():
+    eps_y, eps_0, w = sp.symbols('epsilon_y epsilon_0 w', real=True)
+    implied = -(eps_y - eps_0) / sqrt(1 - a)
+    assert same(gde.guided_eps(eps_0, a, s * implied), eps_0 + s * (eps_y - eps_0))
+    assert same((eps_0 + s * (eps_y - eps_0)).subs(s, 1 + w), (1 + w) * eps_y - w * eps_0)
+
+
+def test_eq_autoguidance():
+    p, weak = sp.Function('p', positive=True)(x), sp.Function('q', positive=True)(x)
+    score = lambda f: sp.diff(log(f), x)
+    assert same(score(weak) + s * (score(p) - score(weak)), score(p ** s / weak ** (s - 1)))
+
+
+def test_eq_tilt_gap():
+    # data at two points with class probabilities p_1, p_2: noise the tilted law, and compare with the power
+    p_1, p_2 = sp.symbols('p_1 p_2', positive=True)
+    near, far = w * gauss(x, sqrt(a) * b_1, 1 - a), (1 - w) * gauss(x, sqrt(a) * b_2, 1 - a)
+    density, opinion = near + far, (near * p_1 + far * p_2) / (near + far)
+    tilted, worth = near * p_1 ** 3 + far * p_2 ** 3, (near * p_1 ** 3 + far * p_2 ** 3) / (near + far)
+    left = sp.diff(log(tilted) - (log(density) + 3 * log(opinion)), x)
+    assert same(left, sp.diff(log(worth / opinion ** 3), x))
+
+
+def test_eq_flow_quantiles():
+    k, u = sp.symbols('k u', positive=True)
+    drawn = gauss(x, 0, k ** 2)  # what x -> k x makes of N(0, 1)
+    assert same(sp.integrate(drawn, (x, -oo, k * u)), sp.integrate(gauss(x, 0, 1), (x, -oo, u)))
+
+
+tau, broad = sp.symbols('tau u', positive=True)
+pull = s / (v + tau) - (s - 1) / (broad + tau)  # minus the guided score over x
+
+
+def test_eq_pair_target():
+    power = s * log(gauss(x, 0, v)) - (s - 1) * log(gauss(x, 0, broad))
+    assert same(-1 / sp.diff(sp.expand_log(power, force=True), x, 2), gde.free.pair_target_variance(v, broad, s))
+
+
+def test_eq_pair_ddim():
+    path = s * log(v + tau) - (s - 1) * log(broad + tau)  # log of the variance along the flow
+    assert same(sp.diff(path, tau), pull) and sp.limit((path - log(tau)).subs(s, 3), tau, oo) == 0
+    assert same(exp(path).subs(tau, 0), gde.free.pair_ddim_variance(v, broad, s))
+    assert same(gde.free.pair_ddim_variance(r ** 2 / (1 + r ** 2), 1, s), ddim_variance(r, s))
+
+
+def test_eq_pair_ddpm():
+    gap = sp.symbols('gap', positive=True)  # u = v + gap
+    for power in (1, 2, 3):
+        factor = ((v + gap + tau) ** (2 * power - 2) / (v + tau) ** (2 * power))
+        assert same(sp.diff(log(factor), tau), -2 * pull.subs({s: power, broad: v + gap}))
+        whole = sp.integrate(sp.apart(factor, tau), (tau, 0, oo)) / factor.subs(tau, 0)
+        assert same(whole, gde.free.pair_ddpm_variance(v, v + gap, power))
+    assert same(gde.free.pair_ddpm_variance(r ** 2 / (1 + r ** 2), 1, 3), ddpm_variance(r, 3))
+    assert same(gde.free.pair_ddpm_variance(1, 2, s), (2 - 2 ** (2 - 2 * s)) / (2 * s - 1))  # Bradley and Nakkiran's example
+
+
+def test_eq_interval_law():
+    low, high, level = sp.symbols('low high level', positive=True)
+    rate = lambda f: -f * log((1 + r ** 2 - level))  # primitive of f / (1 + r^2 - a)
+    part = lambda f, start, end: rate(f).subs(level, end) - rate(f).subs(level, start)
+    total = part(1, 0, low) + part(s, low, high) + part(1, high, 1)
+    claimed = log(gde.free.interval_variance(r, s, low, high))
+    assert same(sp.diff(sp.expand_log(claimed, force=True) + total, s), 0) and same((claimed + total).subs(s, 1), 0)
+
+
+def test_eq_rescaled():
+    pixels, factor = sp.Matrix(sp.symbols('p1:4', real=True)), sp.symbols('factor', positive=True)
+    spread = lambda values: sum((value - sum(values) / 3) ** 2 for value in values)
+    wanted = sp.symbols('wanted', positive=True)
+    assert same(spread(factor * pixels), factor ** 2 * spread(pixels))
+    assert same(spread(sqrt(wanted / spread(pixels)) * pixels), wanted)  # the whole way: the variance asked for
+
+
+def test_eq_projected():
+    own, change = sp.Matrix(sp.symbols('o1:4', real=True)), sp.Matrix(sp.symbols('d1:4', real=True))
+    along = (change.T * own)[0] / (own.T * own)[0] * own
+    across = change - along
+    guided = own + (s - 1) * across
+    assert same((across.T * own)[0], 0)
+    assert same((guided.T * guided)[0], (own.T * own)[0] + (s - 1) ** 2 * (across.T * across)[0])
+
+
+def test_eq_gradient_field():
+    x_1, x_2, c_1, c_2 = sp.symbols('x_1 x_2 c_1 c_2', real=True)
+    potential = sp.Function('f')(x_1, x_2)
+    field = [sp.diff(potential, x_1), sp.diff(potential, x_2)]
+    assert same(sp.diff(field[0], x_2), sp.diff(field[1], x_1))
+    scaled = [factor * component for factor in [1 + x_1 ** 2] for component in (c_1 * x_1, c_2 * x_2)]  # a gradient times a function
+    assert not same(sp.diff(scaled[0], x_2), sp.diff(scaled[1], x_1))
+    f_1, f_2 = c_1 * x_1 + c_2 * x_2, c_2 * x_1 + x_2  # symmetric: it has a potential
+    found = sp.integrate(f_1, x_1) + sp.integrate(f_2 - sp.diff(sp.integrate(f_1, x_1), x_2), x_2)
+    assert same(sp.diff(found, x_1), f_1) and same(sp.diff(found, x_2), f_2)
+
+
+# ---- exact guidance by particles
+
+
+def two_steps():
+    "Two states a level: P(x_2), P(x_1 | x_2), P(x_0 | x_1) and positive twists h_0, h_1, h_2, all free."
+    start, first, second = sp.symbols('p_2 p_10 p_11', positive=True), sp.symbols('f_0 f_1', positive=True), sp.symbols('g_0 g_1', positive=True)
+    two = lambda p: (p, 1 - p)
+    twists = [sp.symbols(f'h_{level}0 h_{level}1', positive=True) for level in range(3)]
+    return two(start[0]), [two(p) for p in first], [two(p) for p in second], twists
+
+
+def test_eq_smc_target():
+    # the last target's marginal does not depend on the twists on the way
+    start, first, second, (h_0, h_1, h_2) = two_steps()
+    gamma = {(i, j, k): start[i] * first[i][j] * second[j][k] * h_0[k] for i, j, k in product((0, 1), repeat=3)}
+    for k in (0, 1):
+        marginal = sum(gamma[i, j, k] for i, j in product((0, 1), repeat=2))
+        chain = sum(start[i] * first[i][j] * second[j][k] for i, j in product((0, 1), repeat=2))
+        assert same(marginal, chain * h_0[k]) and not marginal.free_symbols & {*h_1, *h_2}
+
+
+def test_eq_smc_weight():
+    start, first, second, (h_0, h_1, h_2) = two_steps()
+    r = sp.symbols('r_0:4', positive=True)  # any proposals
+    for i, j, k in product((0, 1), repeat=3):
+        weights = h_2[i], first[i][j] * h_1[j] / (r[i] * h_2[i]), second[j][k] * h_0[k] / (r[2 + j] * h_1[j])
+        assert same(start[i] * r[i] * r[2 + j] * sp.prod(weights), start[i] * first[i][j] * second[j][k] * h_0[k])
+
+
+def test_eq_gaussian_weight():
+    d, after, before = sp.symbols('d h_after h_before', real=True)
+    step = sp.expand_log(log(gauss(d, 0, v)) - log(gauss(d, v * g, v)), force=True)
+    assert same(step, -v * g * (d - v * g / 2) / v)
+    claimed = after - g * d + v * g ** 2 / 2 - before
+    assert same(step + after - before, claimed)
+    linear = claimed.subs(after, s + g * d).subs(before, s + v * g ** 2 / 2)  # a linear twist that is a martingale
+    assert same(linear, 0)
+
+
+def test_eq_smc_evidence():
+    # one particle and one step, any proposal: the mean of the product of weights is the evidence; with resampling by counting for two
+    start, first, _, (h_0, h_1, _) = two_steps()
+    r = sp.symbols('r_0 r_1', positive=True)
+    proposal = [(p, 1 - p) for p in r]
+    mean = sum(start[i] * proposal[i][j] * h_1[i] * first[i][j] * h_0[j] / (proposal[i][j] * h_1[i]) for i, j in product((0, 1), repeat=2))
+    assert same(mean, sum(start[i] * first[i][j] * h_0[j] for i, j in product((0, 1), repeat=2)))
+    w_1, w_2, f_1, f_2 = sp.symbols('w_1 w_2 f_1 f_2', positive=True)
+    share = w_1 / (w_1 + w_2)
+    resampled = share * f_1 + (1 - share) * f_2  # mean of f over the copies, each in proportion to its weight
+    assert same((w_1 + w_2) / 2 * resampled, (w_1 * f_1 + w_2 * f_2) / 2)
+
+
+def test_eq_ess():
+    M, N, W = sp.symbols('M N W', positive=True)
+    assert same((M * W) ** 2 / (M * W ** 2), M)  # M equal weights count M
+    heavy = 1 / (w ** 2 + (1 - w) ** 2 / (N - 1))
+    assert same(heavy.subs(w, 1 / N), N) and sp.limit(heavy, N, oo) == 1 / w ** 2
+
+
+def test_eq_systematic():
+    u = sp.symbols('u', real=True)
+    for low, high, N in ((Rational(1, 7), Rational(5, 9), 4), (0, Rational(1, 11), 5), (Rational(2, 3), 1, 3)):
+        inside = sum(sp.Piecewise((1, sp.And((k + u) / N >= low, (k + u) / N < high)), (0, True)) for k in range(N))
+        assert sp.integrate(inside, (u, 0, 1)) == N * (high - low)  # the expected number of teeth
+
+
+def test_eq_twist_bounds():
+    t = sp.symbols('t', positive=True)
+    power = lambda z: z ** 3
+    p_1, p_2 = Rational(1, 5), Rational(9, 10)
+    mean = lambda f: w * f(p_1) + (1 - w) * f(p_2)
+    below, above = sp.factor(mean(power) - power(mean(lambda z: z))), sp.factor(mean(lambda z: z) - mean(power))
+    for share in (Rational(k, 10) for k in range(1, 10)):
+        assert below.subs(w, share) > 0 and above.subs(w, share) > 0
+    assert sp.diff(t ** s, t, 2).equals(s * (s - 1) * t ** (s - 2))  # convex for s > 1, which is Jensen's condition
+
+
+def test_eq_annealed_twist():
+    level, least = sp.symbols('level least', positive=True)
+    k = 1 + (s - 1) * level / least
+    assert same(k.subs(level, least), s) and same(k.subs(level, 0), 1) and same(k.subs(s, 1), 1)
+    assert same(sp.diff(k, level), (s - 1) / least)  # and a straight line between
+
+
+# ---- where guidance goes wrong
+
+
+def test_eq_transfer_gap():
+    right_guide, right_judge, f, K = sp.symbols('a b f K', positive=True)
+    guide, judge = (1 - f) * right_guide + f, (1 - f) * right_judge + f / K
+    assert same(guide - judge, (1 - f) * (right_guide - right_judge) + f * (1 - 1 / K))
+    assert same((guide - judge).subs(f, 0), right_guide - right_judge)  # honest samples: a difference of error rates
+
+
+def test_eq_contrast():
+    X, noise, fresh = Normal('X', 0, 1), Normal('noise', 0, 1), Normal('fresh', 0, sqrt(v))
+    pixel = a * (X + r * noise) + fresh
+    assert same(variance(pixel), gde.failures.contrast(a, v, r) ** 2)
+    data = gde.failures.contrast(1 / (1 + r ** 2), r ** 2 / (1 + r ** 2), r)
+    assert same(data, 1)  # the posterior's pictures are as loud as the data
+
+
+def test_eq_contrast_target():
+    law = gde.failures.contrast(s / (r ** 2 + s), target_variance(r, s), r) ** 2
+    assert same(law, gde.failures.target_contrast(r, s) ** 2)
+    assert same(law, (s ** 2 * (1 + r ** 2) + r ** 2 * (r ** 2 + s)) / (r ** 2 + s) ** 2)
+    assert sp.limit(law, s, oo) == 1 + r ** 2 and same(law.subs(s, 1), 1)
+    slope = sp.numer(sp.together(sp.diff(law, s)))
+    assert sp.simplify(slope / ((2 * r ** 2 + 1) * s - r ** 2)).free_symbols <= {r, s} and same(sp.diff(law, s), r ** 2 * ((2 * r ** 2 + 1) * s - r ** 2) / (r ** 2 + s) ** 3)
+
+
+def test_eq_dynamic_threshold():
+    value, top = sp.symbols('value top', real=True)
+    edited = sp.Min(sp.Max(value, -top), top) / top
+    for number in (-3, Rational(-1, 2), 0, 1, 5):
+        assert edited.subs({value: number, top: 1}) == sp.Min(sp.Max(number, -1), 1)  # nothing above 1: plain clipping
+        assert abs(edited.subs({value: number, top: 2})) <= 1
+    assert edited.subs({value: 1, top: 2}) == Rational(1, 2) and edited.subs({value: 3, top: 2}) == 1
+
+
+def test_eq_mode_shares():
+    density, r_1 = two_points(x, a)
+    assert same(sp.simplify(r_1 * density - w * gauss(x, sqrt(a) * b_1, 1 - a)), 0)  # so the integral of r_1 over the law is w
+    assert same(sp.integrate(w * gauss(x, sqrt(a) * b_1, v), (x, -oo, oo)), w)
+
+
+def test_eq_kept_modes():
+    # three places: two modes of the class, the second shared with another class
+    w_1, w_2, w_3 = sp.symbols('w_1:4', positive=True)
+    masses = [w_1, w_2 + w_3]  # density at the two places; the class owns w_1 and w_2
+    opinions = [1, w_2 / (w_2 + w_3)]
+    tilted = [m * p ** s for m, p in zip(masses, opinions)]
+    owned = tilted[0], tilted[1] * opinions[1]  # the part of the class's own components
+    assert same(owned[0], w_1 * opinions[0] ** s) and same(owned[1], w_2 * opinions[1] ** s)  # w_k E_k[p^s]
+    assert same((owned[0] / sum(owned)).subs(w_3, 0), w_1 / (w_1 + w_2))  # apart: the shares stay
+
+
+def test_eq_gradient_of_means():
+    of_y, of_all = sp.symbols('m_y m', real=True)
+    score = lambda mean: (sqrt(a) * mean - x_t) / (1 - a)  # eq-tweedie, solved for the score
+    assert same(sp.solve(sp.Eq(mu, (x_t + (1 - a) * g) / sqrt(a)), g)[0], score(mu))
+    assert same(score(of_y) - score(of_all), sqrt(a) / (1 - a) * (of_y - of_all))
+
+
+def test_eq_early_push():
+    # data at b_1 and b_2, each a class of its own; h is the root of alpha_bar
+    odds = (-(x_t - h * b_1) ** 2 + (x_t - h * b_2) ** 2) / (2 * (1 - h ** 2))
+    slope = sp.diff(-log(1 + (1 - w) / w * exp(-sp.expand(odds))), x_t)
+    assert same(sp.simplify(slope / h).subs(h, 0), b_1 - (w * b_1 + (1 - w) * b_2))
+
+
+lam, step_h, before_h = sp.symbols('lambda h_step h_before', positive=True)
+def level(place): return 1 / (1 + exp(-2 * place))  # alpha_bar where half the log-SNR is `place`
+
+
+def test_eq_flow_log_snr():
+    # d x_bar = eps d sigma, with sigma = e^-lambda and eps = (x_bar - x_0) / sigma
+    sigma = exp(-lam)
+    assert same((x - x_0) / sigma * sp.diff(sigma, lam), x_0 - x)
+    assert sp.simplify(noise_to_signal(level(lam)) - sigma) == 0
+
+
+def test_eq_variation_of_constants():
+    u, f = sp.symbols('u', positive=True), sp.Function('f')
+    path = exp(-lam) * (x + sp.Integral(exp(u) * f(u), (u, 0, lam)))  # from lambda = 0
+    assert sp.simplify(sp.diff(path, lam) - (f(lam) - path)) == 0
+
+
+def test_eq_guided_x0():
+    assert same(guided_x_0(gde.x0_from_eps(x_t, eps, a), a, g), gde.x0_from_eps(x_t, gde.guided_eps(eps, a, g), a))
+
+
+def test_eq_exponential_step():
+    noise = gde.eps_from_x0(x_t, x_0, ab)
+    assert same(exponential_step(x_t, x_0, ab, ab_prev), sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * noise)  # DDIM
+    u = sp.symbols('u', positive=True)
+    by_integral = exp(-step_h) * x + sp.integrate(exp(u - step_h), (u, 0, step_h)) * x_0
+    assert same(by_integral, exp(-step_h) * x + (1 - exp(-step_h)) * x_0)
+
+
+def test_eq_two_m():
+    line = sp.interpolate([(-before_h, y), (0, x_0)], x)
+    assert same(two_m(x_0, y, step_h, before_h), line.subs(x, step_h / 2))
+
+
+def test_eq_two_m_error():
+    f, f1, f2, u = sp.symbols('f f1 f2 u', real=True)
+    curve = lambda u: f + f1 * u + f2 * u ** 2 / 2
+    exact = sp.integrate(exp(u - step_h) * curve(u), (u, 0, step_h))
+    error = exact - (1 - exp(-step_h)) * two_m(curve(0), curve(-step_h), step_h, step_h)
+    leading = sp.series(sp.nsimplify(error, rational=True).expand(), step_h, 0, 4).removeO()
+    assert same(leading, step_h ** 3 / 12 * (f1 + 5 * f2))
+
+
+def test_eq_stochastic_flow():
+    # Fokker-Planck: the added drift and the added noise cancel for any density
+    p, sigma = sp.Function('p')(x), sp.symbols('sigma', positive=True)
+    added = -sp.diff(p * sigma ** 2 * sp.diff(sp.log(p), x), x) + sp.diff(p, x, 2) * (2 * sigma ** 2) / 2
+    assert sp.simplify(added) == 0
+
+
+def test_eq_stochastic_step():
+    u = sp.symbols('u', positive=True)
+    variance = sp.integrate(exp(-4 * (step_h - u)) * 2 * exp(-2 * (lam + u)), (u, 0, step_h))
+    assert sp.simplify(variance - exp(-2 * (lam + step_h)) * (1 - exp(-2 * step_h))) == 0
+    assert same(stochastic_step(x_t, x_0, 0, ab, ab_prev), gde.posterior_mean(x_0, x_t, ab, ab_prev))
+    assert same(stochastic_step(0, 0, 1, ab, ab_prev) ** 2, gde.posterior_variance(ab, ab_prev))
+
+
+def test_eq_heun():
+    # to second order: for the slope k x + l sigma, one step against the Taylor expansion of the solution
+    k, l, sigma, width = sp.symbols('k l sigma width', real=True)
+    field = lambda x, sigma: k * x + l * sigma
+    ended = heun(x, field(x, sigma), field(x + width * field(x, sigma), sigma + width), width)
+    taylor = x + width * field(x, sigma) + width ** 2 / 2 * (k * field(x, sigma) + l)
+    assert same(ended, taylor)
+
+
+def test_eq_heun_in_x0():
+    noise, below, later = sp.symbols('noise below later', positive=True)
+    euler = x_0 + below / noise * (x - x_0)
+    assert same(heun(x, (x - x_0) / noise, (euler - later) / below, below - noise), euler + (noise - below) / (2 * below) * (later - x_0))
+
+
+def test_eq_edm_levels():
+    low, high, i, rho = sp.symbols('low high i rho', positive=True)
+    levels = (high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    assert same(levels.subs(i, 0), high) and same(levels.subs(i, n - 1), low)
+    small = sp.symbols('small', positive=True)  # 1 / rho
+    assert sp.simplify(sp.limit(sp.log(1 + i / (n - 1) * (exp(small * a) - 1)) / small, small, 0) - i / (n - 1) * a) == 0  # even in the logarithm
+
+
+def test_eq_quantile_flow():
+    # conservation of mass along the flow: dF/dt + velocity * p = 0, so F(x(t), t) does not change
+    t, velocity = sp.symbols('t'), sp.Function('v')
+    F = sp.Function('F')(x, t)
+    flux = -velocity(x, t) * sp.diff(F, x)  # dF/dt, the continuity equation integrated once
+    assert sp.simplify(flux + sp.diff(F, x) * velocity(x, t)) == 0
+    sigma = sp.symbols('sigma', positive=True)
+    x_bar = a * sqrt(sigma ** 2 + r ** 2)  # one Gaussian: x over the standard deviation is kept, and the flow's equation holds
+    assert sp.simplify(sp.diff(x_bar, sigma) - sigma * x_bar / (sigma ** 2 + r ** 2)) == 0
+
+
+def test_eq_measurement():
+    seen = sp.symbols('seen', real=True)
+    assert same(sp.expand_log(log(gauss(y, seen, r ** 2)), force=True) - sp.expand_log(log(gauss(0, 0, r ** 2)), force=True), -(seen - y) ** 2 / (2 * r ** 2))
+
+
+def test_eq_measured():
+    # two pictures, a measurement with two outcomes that looks at x_0 alone: P(y | x_t) is the mean of P(y | x_0) given x_t
+    prior, seen_0, seen_1, noisy_0, noisy_1 = sp.symbols('prior seen0 seen1 noisy0 noisy1', positive=True)
+    joint = [prior * noisy_0 * seen_0, (1 - prior) * noisy_1 * seen_1]  # of x_0 = 0, 1 with x_t and y as observed
+    marginal = prior * noisy_0 + (1 - prior) * noisy_1
+    assert same(sum(joint) / marginal, prior * noisy_0 / marginal * seen_0 + (1 - prior) * noisy_1 / marginal * seen_1)
+
+
+def test_eq_x0_guidance():
+    loss, estimate = sp.Function('L'), sp.Function('estimate')
+    assert sp.simplify(sp.diff(-s * loss(estimate(x)), x) + s * sp.diff(loss(x_0), x_0).subs(x_0, estimate(x)) * sp.diff(estimate(x), x)).doit() == 0
+
+
+def test_eq_jensen_gap():
+    V, d = sp.symbols('V d', positive=True)
+    exact = log(r ** 2 / (r ** 2 + V)) / 2 + d ** 2 / 2 * (1 / r ** 2 - 1 / (r ** 2 + V))  # a Gaussian posterior
+    assert same(sp.series(exact, V, 0, 2).removeO(), V / 2 * (d ** 2 / r ** 4 - 1 / r ** 2))
+    f = exp(-(x - y) ** 2 / (2 * r ** 2))
+    assert same(sp.diff(f, x, 2) / f, (y - x) ** 2 / r ** 4 - 1 / r ** 2)
+
+
+def test_eq_dps_ratio():
+    m, sigma = sp.symbols('m sigma', positive=True)
+    estimate = m + sqrt(a) * sigma ** 2 / (a * sigma ** 2 + 1 - a) * (x_t - sqrt(a) * m)
+    V = (1 - a) * sigma ** 2 / (a * sigma ** 2 + 1 - a)
+    true, dps = (sp.diff(-(y - estimate) ** 2 / (2 * spread), x_t) for spread in (r ** 2 + V, r ** 2))
+    assert same(true / dps, r ** 2 / (r ** 2 + V))
+
+
+def test_eq_jacobian_is_variance():
+    density, first = two_points(x_t, a)
+    mean, square = first * b_1 + (1 - first) * b_2, first * b_1 ** 2 + (1 - first) * b_2 ** 2
+    claim = (1 - a) / sqrt(a) * sp.diff(mean, x_t) - (square - mean ** 2)
+    for values in ({a: Rational(1, 3), w: Rational(1, 4), b_1: 1, b_2: -2, x_t: Rational(1, 2)}, {a: Rational(4, 5), w: Rational(1, 2), b_1: 0, b_2: 1, x_t: 2}):
+        assert abs(claim.subs(values).evalf(30)) < 1e-20
+
+
+def test_eq_all_of():
+    p, q = sp.symbols('p q', positive=True)
+    assert same(exp(-(-log(p) - log(q))), p * q)
+
+
+def test_eq_any_of():
+    p, q = sp.symbols('p q', positive=True)
+    assert same(exp(-(-log(exp(log(p)) + exp(log(q))))), p + q)
+
+
+def test_eq_recurrence():
+    k = sp.symbols('k', real=True)
+    of = lambda mean, var, k: exp(sp.I * k * mean - var * k ** 2 / 2)  # characteristic function of a Gaussian; of a sum, the product
+    back = of(sqrt(ab_prev) * b_1, 1 - ab_prev, sqrt(alpha) * k) * of(0, 1, sqrt(1 - alpha) * k)
+    assert sp.simplify(back / of(sqrt(ab) * b_1, 1 - ab, k)) == 1
+
+
+def test_eq_vp_sde():
+    # mean factor and variance after a time u with constant rate; and a step of the chain to first order
+    rate, u, small = sp.symbols('rate u small', positive=True)
+    mean, var = exp(-rate * u / 2), 1 - exp(-rate * u)
+    assert same(sp.diff(mean, u), -rate / 2 * mean) and same(sp.diff(var, u), -rate * var + rate) and same(mean ** 2, 1 - var)
+    assert same(sp.series(sqrt(exp(-rate * small)), small, 0, 2).removeO(), 1 - rate * small / 2)
+
+
+def test_eq_fokker_planck():
+    # the noised Gaussian solves it, the way up (drift -x / 2, rate 1)
+    u, var_0 = sp.symbols('u var_0', positive=True)
+    p = gauss(x, exp(-u / 2) * mu, exp(-u) * var_0 + 1 - exp(-u))
+    residue = sp.diff(p, u) - (sp.diff(x / 2 * p, x) + sp.diff(p, x, 2) / 2)
+    assert sp.simplify(residue / p) == 0
+
+
+def test_eq_reverse_family():
+    # any density: the drift of any kappa gives the reversed change
+    p, kappa, rate = sp.Function('p')(x), sp.symbols('kappa', positive=True), sp.symbols('rate', positive=True)
+    up = sp.diff(rate * x / 2 * p, x) + rate / 2 * sp.diff(p, x, 2)
+    back = -sp.diff(reverse_drift(x, sp.diff(log(p), x), rate, kappa) * p, x) + kappa * rate / 2 * sp.diff(p, x, 2)
+    assert sp.simplify(up + back) == 0
+
+
+def test_eq_guided_score():
+    assert same(guided_score(eps, a, s * g), gde.score_from_eps(eps, a) + s * g)
+
+
+def test_eq_linear_path():
+    tau = flow_time(a)
+    assert same(to_flow(sqrt(a) * x_0 + sqrt(1 - a) * eps, a), (1 - tau) * x_0 + tau * eps)
+
+
+def test_eq_velocity():
+    tau = sp.symbols('tau', positive=True)
+    x_tau = (1 - tau) * x_0 + tau * eps
+    assert same(velocity_from_eps(x_tau, eps, tau), eps - x_0) and same(x_tau - tau * (eps - x_0), x_0)
+
+
+def test_eq_path_change():
+    tau = flow_time(a)
+    assert same((tau / (1 - tau)) ** 2, (1 - a) / a) and same((1 - tau) ** 2 / ((1 - tau) ** 2 + tau ** 2), a) and same(to_flow(x_t, a), x_t * (1 - tau) / sqrt(a))
+
+
+def test_eq_flow_to_eps():
+    velocity = velocity_from_eps(to_flow(x_t, a), eps, flow_time(a))
+    assert same(eps_from_flow(x_t, velocity, a), eps)
+    assert same(sp.diff(eps_from_flow(x_t, v, a), v), 1 - flow_time(a))
+
+
+def test_eq_guided_velocity():
+    tau, x_tau = sp.symbols('tau x_tau', positive=True)
+    assert same(guided_velocity(velocity_from_eps(x_tau, eps, tau), tau, s * g), velocity_from_eps(x_tau, eps - tau * s * g, tau))
+    # and through the diffusion's eps_hat, the gradient in x_t being that in x_tau times the scale
+    assert same(guided_velocity(velocity_from_eps(to_flow(x_t, a), eps, flow_time(a)), flow_time(a), g * (sqrt(a) + sqrt(1 - a))),
+                velocity_from_eps(to_flow(x_t, a), gde.guided_eps(eps, a, g), flow_time(a)))
+
+
+def test_eq_euler_is_ddim():
+    tau, below, x_tau = sp.symbols('tau below x_tau', positive=True)
+    estimate, moved = x_tau - tau * v, x_tau + (below - tau) * v
+    assert same(moved, (1 - below) * estimate + below * (estimate + v))
+    noise = (x_t - sqrt(ab) * x_0) / sqrt(1 - ab)
+    level = flow_time(ab_prev)
+    assert same(((1 - level) * x_0 + level * noise) / to_flow(1, ab_prev), sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * noise)
+
+
+def test_eq_pushed_law():
+    # a cell [z, z + d] under a linear map holds its mass evenly: the share of an interval within its image
+    d, slope, low, high = sp.symbols('d slope low high', positive=True)
+    density = 1 / d / slope  # of the image, for a start even over the cell
+    assert same(sp.integrate(density, (x, low, high)), (high - low) / (slope * d))
+
+
+def test_eq_map_variation():
+    # x = F(z) in the integral of |pushed density - q|, for an increasing F: p(z) / F'(z) is the pushed density
+    F, p_T, q = sp.Function('F'), sp.Function('p'), sp.Function('q')
+    z = sp.symbols('z', real=True)
+    slope = sp.diff(F(z), z)
+    assert sp.simplify((p_T(z) / slope - q(F(z))) * slope - (p_T(z) - q(F(z)) * slope)) == 0
+
+
+def test_eq_sampling_floor():
+    sigma = sp.symbols('sigma', positive=True)
+    mean_size = 2 * sp.integrate(x * gauss(x, 0, sigma ** 2), (x, 0, oo))
+    assert same(mean_size, sigma * sqrt(2 / pi))
+    assert same((mean_size.subs(sigma, sqrt(w * (1 - w) / n))) ** 2, 2 * w * (1 - w) / (pi * n))
+
+
+def test_eq_tilted_bins():
+    low, high, m, var = sp.symbols('low high m var', positive=True)
+    Phi = lambda z: (1 + sp.erf(z / sqrt(2))) / 2
+    by_integral = sp.integrate(gauss(x, m, var), (x, low, high))
+    assert sp.simplify(by_integral - (Phi((high - m) / sqrt(var)) - Phi((low - m) / sqrt(var)))) == 0

@@ -134,7 +134,7 @@ def test_where_s_is_missing(measured):
 
 @pytest.fixture(scope='module')
 def share():
-    "Share of samples on the right-hand side, the class asked for, after ten steps of DDPM at s = 1."
+    "Share of samples of the class asked for (two opposite corners) after ten steps of DDPM at s = 1."
     world, steps = gde.four_corners(), gde.respace(LINEAR, 10)
     y = torch.ones(20_000, dtype=torch.long)
     guidance = gde.classifier_guidance(world.classifier(LINEAR), y)
@@ -186,13 +186,18 @@ def test_gain_of_adagn(measured):
     measured((layer(h, emb) - 0.5).std().item() / layer.norm(h).std().item())
 
 
-def test_two_ys():
+def test_two_ys(measured):
     assert list(inspect.signature(gde.AdaGN.forward).parameters) == ['self', 'h', 'emb']  # no class in AdaGN
     assert 'y' in inspect.signature(gde.UNet.forward).parameters
+    measured(torch.tensor(3).numel(), max(m.project.out_features for m in gde.load_pretrained('digits').model.modules() if isinstance(m, gde.AdaGN)))
 
 
-def test_the_classifier_needs_no_denoiser():
-    assert 'model' not in inspect.signature(gde.classifier_loss).parameters
+def test_the_classifier_needs_no_denoiser(measured):
+    digits, x_0, t = gde.load_pretrained('digits'), torch.zeros(2, 1, 8, 8), torch.tensor([3, 700])
+    for p in (*digits.classifier.parameters(), *digits.model.parameters()): p.requires_grad_()
+    gde.classifier_loss(digits.classifier, digits.schedule, x_0, torch.tensor([1, 2]), t, torch.ones_like(x_0)).sum().backward()
+    assert all(p.grad is not None for p in digits.classifier.parameters())
+    measured(sum(p.numel() for p in digits.model.parameters() if p.grad is None))
 
 
 def test_ddim_has_no_sigma():
@@ -302,6 +307,12 @@ def test_released_classifier_of_1000():
     assert gde.Classifier(gde.ClassifierConfig(image_size=8, channels=32, channel_mult=(1,), res_blocks=1, attention_resolutions=(), head_channels=32, classes=7))(torch.zeros(1, 3, 8, 8), torch.tensor([0])).shape == (1, 7)
 
 
+def test_released_multiplier_of_one_half():
+    from guided_diffusion.script_util import create_model
+    with pytest.raises(ValueError, match='0.5'): create_model(512, 64, 1, channel_mult='0.5,1,1,2,2,4,4')
+    assert create_model(512, 64, 1).channel_mult[0] == 0.5  # what an empty flag stands for at this size
+
+
 def test_released_distribution_function(measured):
     from guided_diffusion.losses import approx_standard_normal_cdf, discretized_gaussian_log_likelihood
     x = torch.linspace(-6, 6, 24_001, dtype=DOUBLE)
@@ -338,3 +349,9 @@ def test_free_guidance_is_not_classifier_guidance_of_two():
     e, e_y, s = torch.tensor(0.3), torch.tensor(0.8), 2.5
     assert torch.allclose(e + s * (e_y - e), (1 + (s - 1)) * e_y - (s - 1) * e)
     assert not torch.allclose(e + s * (e_y - e), (1 + s) * e_y - s * e)
+
+
+def test_sign_of_the_unlabelled_part(measured):
+    e, s = torch.tensor(0.3), 7.5
+    assert torch.allclose(s * e + (1 - s) * e, e)
+    measured(((s * e + (s - 1) * e) / e).item())

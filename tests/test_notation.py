@@ -5,6 +5,7 @@ import re
 
 import ledger
 import pytest
+import torch
 
 import guided_diffusion_edu as gde
 
@@ -30,6 +31,30 @@ def test_every_name_exists(root):
     for name in names: find(name)
     for wrong in ('posterior_means', 'Schedule.gammas', 'guided_mean(scale)'):
         with pytest.raises((AttributeError, KeyError, ModuleNotFoundError)): find(wrong)
+
+
+def shapes():
+    "Of what a name of the page stands for, or gives: B = 5 examples of D = 2 numbers, K = 4 components, T = 20 steps."
+    s, world, x, t, y = gde.respace(gde.linear_schedule(), 20), gde.four_corners(), torch.zeros(5, 2), torch.arange(5), torch.tensor([0, 1, 0, 1, 0])
+    model, classifier = world.denoiser(gde.linear_schedule()), world.classifier(gde.linear_schedule())
+    loud = lambda x, t, y=None: torch.cat([x, x], 1)
+    prior, terms = gde.bits_per_dim(model, s, x)
+    found = {f'Schedule.{name}': getattr(s, name) for name in ('betas', 'alphas', 'alpha_bars', 'alpha_bars_prev', 'timesteps')}
+    found |= {'GaussianMixture(weights)': world.weights, 'GaussianMixture(means)': world.means, 'GaussianMixture.log_prob': world.log_prob(x), 'GaussianMixture.score': world.score(x),
+              'GaussianMixture.denoiser': model(x, t), 'log_snr': gde.log_snr(s), 'Schedule.add_noise(t)': t, 'posterior_mean': gde.posterior_mean(x, x, 0.5, 0.6), 'bound_weight': gde.bound_weight(s),
+              'simple_loss': gde.simple_loss(model, s, x, t, x), 'hybrid_loss': gde.hybrid_loss(loud, s, x, t, x), 'bound_term': gde.bound_term(x, s, x, x, t), 'bits_per_dim': terms,
+              'target_weight': gde.target_weight(s, gde.eps_from_v), 'SecondMomentSteps.probabilities': gde.SecondMomentSteps(20).probabilities(), 'classifier_guidance(y)': y,
+              'classifier_guidance(classifier)': classifier(x, t), 'guided_eps': gde.guided_eps(x, 0.5, x), 'martingale_gap': gde.martingale_gap(classifier, gde.linear_schedule(), x, levels=4)[1]}
+    return {name: tuple(value.shape) for name, value in found.items()}
+
+
+def test_shapes_are_as_said(root):
+    sizes = dict(B=5, D=2, K=4, T=20, classes=2, levels=4)
+    said = lambda text: [tuple(eval(part, {}, sizes) for part in shape.split(',') if part.strip()) for shape in re.findall(r'\(([^()]*)\)', text.replace('...', 'D'))]
+    measured = shapes()
+    named = {name: row[2] for row in rows(root) for name in re.findall(r'`([^`]+)`', row[1])}
+    assert set(measured) <= set(named)
+    for name, shape in measured.items(): assert shape in said(named[name]), (name, named[name], shape)
 
 
 def test_every_symbol_is_defined_somewhere(root):

@@ -51,6 +51,13 @@ def test_page(path):
     for image in page.images: assert image.get('alt') or image.get('aria-hidden') or 'logo' in image.get('class', ''), f'no alternative text: {image}'
 
 
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: str(p.relative_to(SITE)))
+def test_no_markup_is_left_over(path):
+    "A directive or a role that the reader of Markdown did not understand would stand in the text."
+    text = re.sub(r'<(pre|script|style)\b.*?</\1>|<code\b.*?</code>', '', path.read_text(), flags=re.S)
+    assert not re.search(r'```|:::|\{(doc|ref|eq|cite:\w|prf:\w+)\}', text)
+
+
 def test_chapters_ran_and_their_figures_are_there():
     for path in (p for p in PAGES if re.match(r'\d\d[a-z]?_', p.stem) and p.stem != '00_exercises'):
         text = path.read_text()
