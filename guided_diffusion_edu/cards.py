@@ -22,11 +22,12 @@ def _trained(kind, record):
 def model_card(found):
     "What the records of `found` (`Pretrained`) say of it, as lines of text."
     name = re.search(r"--data (\S+)", found.records["diffusion"]["note"])
-    origin, licence = ORIGINS.get(name[1].partition(":")[0] if name else "", ("not recorded", "not recorded"))
+    name = name[1] if name else "not recorded"
+    origin, licence = ORIGINS.get(name.partition(":")[0], ("not recorded", "not recorded"))
     lines = [line for kind, record in found.records.items() for line in _trained(kind, record)]
     noise = found.records["diffusion"]["schedule"]
     return "\n".join([*lines, f"noise: {noise['name']} schedule of {noise['T']} steps",
-                      f"classes: {', '.join(found.labels)}", f"data: {name[1] if name else 'not recorded'}, from {origin}",
+                      f"classes: {', '.join(found.labels)}", f"data: {name}, from {origin}",
                       f"licence of the data: {licence}"])
 
 # %% ../nbs/11a_model_card.ipynb #c08
@@ -43,5 +44,6 @@ def loss_on(model, schedule, data, levels=40):
 
 # %% ../nbs/11a_model_card.ipynb #c14
 def nearest_distances(x, others):
-    "Root mean square distance per pixel of each of `x` (B, ...) to the nearest of `others` (N, ...): (B,)."
+    """Root mean square distance per pixel of each of `x` (B, ...) to the nearest of `others`
+    (N, ...): (B,)."""
     return torch.cdist(x.flatten(1), others.flatten(1)).min(1).values / x[0].numel() ** 0.5

@@ -96,16 +96,20 @@ GUIDE = replace(LONG, steps=10_000, lr=3e-4, weight_decay=0.05, ema_decay=0.999)
 
 
 def _thirty_two(channels):
-    common = NARROW | dict(image_size=32, in_channels=channels, channel_mult=(1, 2, 2), attention_resolutions=(16, 8))
+    common = NARROW | dict(image_size=32, in_channels=channels, channel_mult=(1, 2, 2),
+                           attention_resolutions=(16, 8))
     return common | dict(res_blocks=1), common | dict(res_blocks=1, dropout=0.1)
 
 
 PLANS = {
-    "digits": Plan(EIGHT | dict(res_blocks=3, learned_variance=False), EIGHT | dict(res_blocks=2, dropout=0.1),
+    "digits": Plan(EIGHT | dict(res_blocks=3, learned_variance=False),
+                   EIGHT | dict(res_blocks=2, dropout=0.1),
                    Recipe(steps=4000), Recipe(weight_decay=0.05)),
     "mnist": Plan(*_thirty_two(1), LONG, GUIDE, 32),
     "fashion-mnist": Plan(*_thirty_two(1), replace(LONG, flip=True), replace(GUIDE, flip=True), 32),
-    "cifar10": Plan(_thirty_two(3)[0] | dict(channels=64, res_blocks=3, dropout=0.1), _thirty_two(3)[1] | dict(channels=64), replace(LONG, steps=100_000, flip=True), replace(GUIDE, steps=30_000, flip=True)),
+    "cifar10": Plan(_thirty_two(3)[0] | dict(channels=64, res_blocks=3, dropout=0.1),
+                    _thirty_two(3)[1] | dict(channels=64),
+                    replace(LONG, steps=100_000, flip=True), replace(GUIDE, steps=30_000, flip=True)),
     "emoji": Plan(*_thirty_two(3), LONG, GUIDE)}
 
 # %% ../nbs/13_command_line.ipynb #c14
@@ -115,10 +119,11 @@ def _fitted(data):
     halvings = 1 if size <= 8 else 2
     halved = size % 2 ** halvings == 0
     _require(halved, "--data", f"pictures whose size can be halved {halvings} times", f"{size} x {size}")
-    common = NARROW | dict(image_size=size, in_channels=channels, channel_mult=(1, 1) if size <= 8 else (1, 2, 2),
+    common = NARROW | dict(image_size=size, in_channels=channels,
+                           channel_mult=(1, 1) if size <= 8 else (1, 2, 2),
                            attention_resolutions=(size // 2 ** halvings,))
-    return Plan(common | dict(res_blocks=3, learned_variance=False), common | dict(res_blocks=2, dropout=0.1),
-                Recipe(), Recipe(weight_decay=0.05))
+    return Plan(common | dict(res_blocks=3, learned_variance=False),
+                common | dict(res_blocks=2, dropout=0.1), Recipe(), Recipe(weight_decay=0.05))
 
 
 def _data(args, train=True):
@@ -145,17 +150,21 @@ def _changed(recipe, args):
 
 # %% ../nbs/13_command_line.ipynb #c18
 def _note(args, recipe):
-    named = [f"--{name} {getattr(recipe, name)}" for name in ("steps", "batch", "lr", "seed")]
-    also = [f"--{field.name.replace('_', '-')} {getattr(args, field.name)}" for field in dataclass_fields(Recipe)
-            if getattr(args, field.name) is not None and field.name not in ("steps", "batch", "lr", "seed")]
-    size = [f"--image-size {args.image_size}"] if ":" in args.data else []
-    return " ".join([f"gde train {args.what} --data {args.data}", *size, *named, *also])
+    always = ("steps", "batch", "lr", "seed")
+    named = [f"--{name} {getattr(recipe, name)}" for name in always]
+    for field in dataclass_fields(Recipe):
+        value, option = getattr(args, field.name), field.name.replace("_", "-")
+        if value is None or field.name in always: continue
+        named.append(f"--{'' if value else 'no-'}{option}" if isinstance(value, bool) else f"--{option} {value}")
+    if ":" in args.data: named.append(f"--image-size {args.image_size} --unfit {args.unfit}")
+    return " ".join([f"gde train {args.what} --data {args.data}", *named])
 
 
 def _watches(args, config):
     if args.what == "diffusion" and args.samples:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-        yield watch_samples(args.out, linear_schedule(), (16, config.in_channels, config.image_size, config.image_size))
+        shape = (16, config.in_channels, config.image_size, config.image_size)
+        yield watch_samples(args.out, linear_schedule(), shape)
     if args.tensorboard: yield watch_tensorboard(Path(args.out) / f"tensorboard-{args.what}")
 
 
@@ -166,14 +175,14 @@ def train(args):
     with processes():
         data = _data(args)
         network, config, recipe = _planned(args, data)
-        if args.show: return print(json.dumps(dict(config=asdict(config), recipe=asdict(recipe)), indent=1))
+        shown = dict(config=asdict(config), recipe=asdict(recipe))
+        if args.show: return print(json.dumps(shown, indent=1))
         if args.dry_run: return _dry_run(network, config, recipe, data)
-        common = dict(progress=sys.stderr.isatty(), watch=list(_watches(args, config)))
-        if args.what == "diffusion":
-            model = train_diffusion(config, data, args.out, recipe, _note(args, recipe), **common)
-        else:
-            held_out = None if args.data.startswith("folder:") else _data(args, train=False)
-            model = train_classifier(config, data, args.out, recipe, _note(args, recipe), held_out=held_out, **common)
+        how = dict(progress=sys.stderr.isatty(), watch=list(_watches(args, config)))
+        if args.what == "classifier" and not args.data.startswith("folder:"):
+            how["held_out"] = _data(args, train=False)
+        run = dict(diffusion=train_diffusion, classifier=train_classifier)[args.what]
+        model = run(config, data, args.out, recipe, _note(args, recipe), **how)
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes speaks for all
         count = sum(p.numel() for p in model.parameters())
         print(f"{count:,} parameters -> {Path(args.out) / args.what}.safetensors")
@@ -243,7 +252,8 @@ def _add_pictures(p):
     p.add_argument("--image-size", type=int, default=32,
                    help="of a folder's pictures, or of emoji (default: 32)")
     p.add_argument("--unfit", choices=UNFIT, default="refuse",
-                   help="a folder's pictures that cannot be read or are smaller: refuse them all, or skip (default: refuse)")
+                   help="a folder's pictures that cannot be read or are smaller: refuse them all, "
+                        "or skip (default: refuse)")
 
 
 def _add_train(verbs):
@@ -251,7 +261,8 @@ def _add_train(verbs):
                              "gde train classifier --data digits --out runs/digits",
                              "gde sample --weights runs/digits --label 3 --out mine.png",
                              "gde train diffusion --data fashion-mnist --out runs/fashion --dry-run",
-                             "torchrun --no-python --nproc-per-node 2 gde train diffusion --data digits --out runs/two"])
+                             "torchrun --no-python --nproc-per-node 2 gde train diffusion "
+                             "--data digits --out runs/two"])
     p.add_argument("what", choices=["diffusion", "classifier"])
     _add_pictures(p)
     p.add_argument("--out", required=True,
@@ -269,8 +280,9 @@ def _add_recipe(p):
     for field in dataclass_fields(Recipe):
         name, default = f"--{field.name.replace('_', '-')}", getattr(Recipe, field.name)
         kind = type(default)
-        kind = dict(action=argparse.BooleanOptionalAction) if kind is bool else dict(type=kind, choices=choices.get(field.name))
-        p.add_argument(name, default=None, help="default: see --show", **kind)
+        how = (dict(action=argparse.BooleanOptionalAction) if kind is bool
+               else dict(type=kind, choices=choices.get(field.name)))
+        p.add_argument(name, default=None, help="default: see --show", **how)
 
 
 def _add_data(verbs):

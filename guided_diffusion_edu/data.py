@@ -56,7 +56,8 @@ def _by_name(name, train, root):
     kind, place = getattr(datasets, KINDS[name]), IN_PLACE.get(name)
     if place and place.is_dir() and not (Path(root) / KINDS[name]).is_dir():
         part = "train" if train else "t10k"
-        pixels, labels = (read_idx(place / f"{part}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
+        pixels, labels = (read_idx(place / f"{part}-{what}-ubyte.gz")
+                          for what in ("images-idx3", "labels-idx1"))
         return Images(pixels[:, None], labels.long(), tuple(kind.classes))
     found = kind(root, train=train, download=True)
     pixels = torch.as_tensor(found.data)
@@ -133,7 +134,8 @@ def _gathered(paths, labels, names, size, unfit):
     pictures = [_square(path, size) for path in paths]
     fit = _without_unfit(paths, pictures, unfit)
     empty = set(range(len(names))) - {labels[i] for i in fit}
-    if empty: raise ValueError(f"data must have pictures of every class; none is left of {names[min(empty)]!r}")
+    if empty:
+        raise ValueError(f"data must have pictures of every class; none is left of {names[min(empty)]!r}")
     return Images(torch.stack([pictures[i] for i in fit]), torch.tensor([labels[i] for i in fit]), names)
 
 # %% ../nbs/09_data.ipynb #c26
@@ -153,7 +155,9 @@ def _emoji_package(path, size):
     "(category, picture) of the unpacked npm package at `path`."
     from PIL import Image
     folders = sorted(path.glob("img/*/64"))
-    if len(folders) != 1: raise ValueError(f"data must be an npm package with one folder img/NAME/64, and {str(path)!r} is not")
+    if len(folders) != 1:
+        raise ValueError("data must be an npm package with one folder img/NAME/64, and "
+                         f"{str(path)!r} is not")
     for entry in json.loads((path / "emoji.json").read_text()):
         file = folders[0] / entry["image"]
         if file.is_file() and entry["category"] != "Component":
@@ -165,7 +169,8 @@ def _emoji_font(path, size):
     from PIL import Image, ImageDraw, ImageFont
     beside = path.with_name("emoji-test.txt")
     font, groups = ImageFont.truetype(str(path), 109), beside if beside.is_file() else EMOJI_GROUPS
-    if not groups.is_file(): raise ValueError(f"data must have Unicode's emoji-test.txt beside {str(path)!r}, or at {groups}")
+    if not groups.is_file():
+        raise ValueError(f"data must have Unicode's emoji-test.txt beside {str(path)!r}, or at {groups}")
     for category, text in _listed(groups.read_text()):
         canvas = Image.new("RGBA", (136, 128))
         ImageDraw.Draw(canvas).text((0, 0), text, font=font, fill="black", embedded_color=True)
@@ -185,7 +190,8 @@ def _listed(groups):
 # %% ../nbs/09_data.ipynb #c28
 def _emoji(path, size, train):
     path = Path(path)
-    if not path.exists(): raise ValueError(f"data must be emoji that are there, and there is nothing at {str(path)!r}")
+    if not path.exists():
+        raise ValueError(f"data must be emoji that are there, and there is nothing at {str(path)!r}")
     found = list((_emoji_package if path.is_dir() else _emoji_font)(path, size))
     names = tuple(sorted({category for category, _ in found}))
     if not names: raise ValueError(f"data must be emoji, and none was found at {str(path)!r}")
@@ -241,7 +247,8 @@ def some_of_each(data, n):
     "`n` pictures of each class in [-1, 1], a class a column: (n classes, C, H, W)."
     classes = [data.pixels[data.labels == label][:n] for label in range(len(data.names))]
     short = [name for name, pictures in zip(data.names, classes) if len(pictures) < n]
-    if short: raise ValueError(f"n must be at most the pictures of each class, got {n}, more than of {short[0]!r}")
+    if short:
+        raise ValueError(f"n must be at most the pictures of each class, got {n}, more than of {short[0]!r}")
     return from_pixels(torch.stack(classes, 1).flatten(0, 1))
 
 # %% ../nbs/09_data.ipynb #c40

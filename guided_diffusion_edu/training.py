@@ -359,7 +359,8 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
     about = json.loads(json.dumps(about))  # tuples become lists, as they will when read back
     torch.manual_seed(recipe.seed)
     schedule, began, checkpoint = linear_schedule(), time.time(), out / f"{kind}.checkpoint"
-    average, losses = fit(network(config), loss, data, schedule, recipe, checkpoint, about, progress, watch)
+    average, losses = fit(network(config), loss, data, schedule, recipe, checkpoint, about,
+                          progress, watch)
     if _rank() > 0: return average.eval()
     write_tensors(out / f"{kind}.safetensors", average.state_dict(), dict(config=about["config"]))
     fifties = [losses[i:i + 50] for i in range(0, len(losses), 50)]
@@ -367,7 +368,8 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
         schedule=dict(name="linear", T=len(schedule)),
         parameters=sum(p.numel() for p in average.parameters()),
         seconds_since_last_start=round(time.time() - began),
-        device=_device_name(), processes=_world(), torch=torch.__version__, date=time.strftime("%Y-%m-%d"),
+        device=_device_name(), processes=_world(), torch=torch.__version__,
+        date=time.strftime("%Y-%m-%d"),
         loss_every_50_steps=[round(sum(part) / len(part), 4) for part in fifties],
         loss_by_quarter=[round(v, 4) for v in loss_by_quarter(read_tensors(checkpoint)[0]["history"])])
     record |= measure(average.eval(), schedule)
@@ -496,7 +498,8 @@ def training_cost(network, config, recipe, world=1):
         output.sum().backward()
     parameters = sum(p.numel() for p in model.parameters())
     examples = recipe.batch / world / recipe.accumulate * (0.5 if PRECISIONS[recipe.precision] else 1)
-    return Cost(parameters, counter.get_total_flops() * recipe.batch, round(20 * parameters + kept * examples))
+    memory = round(20 * parameters + kept * examples)
+    return Cost(parameters, counter.get_total_flops() * recipe.batch, memory)
 
 # %% ../nbs/10_training.ipynb #c78
 def steps_an_hour(model, loss, data, schedule, recipe, steps=4):
