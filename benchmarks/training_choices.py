@@ -3,7 +3,7 @@
     python benchmarks/training_choices.py [--out results/training-choices.json]
 
 Ten minutes on one core. Every run has the same small network, recipe and number of steps; what is repeated over seeds is trained anew with each."""
-import argparse, json, os, subprocess, tempfile, time
+import argparse, json, subprocess, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def provenance():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='results/training-choices.json')
-    out, began = parser.parse_args().out, time.process_time()
+    out, began = Path(parser.parse_args().out).resolve(), time.process_time()  # the file is a link into the package
     noisy = gde.load_pretrained('digits').classifier
     found = dict(provenance=provenance(), recipe=asdict(RECIPE), unet=asdict(UNET), classifier=asdict(CLASSIFIER), samples=COUNT, seeds=SEEDS)
     bases = {name: [unet(seed, **fields) for seed in SEEDS] for name, fields in dict(unconditional={}, conditional=dict(classes=10), addition=dict(classes=10, conditioning='addition')).items()}
@@ -104,7 +104,6 @@ def main():
     found['base'] = {name: [[quality(model, s, noisy) for s in SCALES] for model in bases[name]] for name in ('unconditional', 'conditional')}
     found['classifiers'] = classifiers(bases['unconditional'][0])
     found['seconds'] = round(time.process_time() - began)
-    Path(out).parent.mkdir(exist_ok=True)
     write_text(out, json.dumps(found, indent=1) + '\n')
     print(f'{out} after {found["seconds"]} s')
 

@@ -516,7 +516,7 @@ def steps_an_hour(model, loss, data, schedule, recipe, steps=4):
     first, last = times[recipe.accumulate], times[-recipe.accumulate]
     return 3600 * (steps - 1) / (last - first)
 
-# %% ../nbs/10_training.ipynb #c82
+# %% ../nbs/10_training.ipynb #c98
 def write_half(source, out):
     """The weights and records of the folder `source`, as `train_diffusion` and
     `train_classifier` leave them, in the folder `out` with float16 weights."""
