@@ -305,7 +305,8 @@ def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True, w
     model.to(_device(), memory_format=_memory_format(recipe)).train()
     state = State(model, recipe, len(schedule))
     if checkpoint.exists(): load_state(state, checkpoint, about)
-    network = _network(model, recipe)  # waits until all processes have come so far
+    _check_start(len(state.history))  # waits until all processes have read
+    network = _network(model, recipe)
     if _rank() == 0: _remove_leftovers(checkpoint)
     bar = _progress_bar(len(state.history), recipe, progress)
     for step in bar:
@@ -320,6 +321,7 @@ def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True, w
         if _rank() == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps):
             save_state(state, checkpoint, about)
             for look in watch: look(state.average.module, state.history)
+    if _world() > 1: dist.barrier()  # until the last checkpoint is there for all
     return state.average.module, state.history[:, 0].tolist()
 
 # %% ../nbs/10_training.ipynb #c50
@@ -327,6 +329,13 @@ def _check_shares(recipe, world):
     if recipe.batch % (world * recipe.accumulate):
         raise ValueError(f"batch must be a multiple of processes times accumulate = {world} x "
                          f"{recipe.accumulate}, got {recipe.batch}")
+
+
+def _check_start(step):
+    starts = _everyones(torch.tensor([step], device=_device()))
+    if (starts != step).any():
+        raise ValueError("out must be a folder that all processes see, and they found the steps "
+                         f"{starts.tolist()} there")
 
 
 def _check_loss(state, recipe):
