@@ -2,12 +2,14 @@
 
 # %% auto #0
 __all__ = ['BINS', 'METHODS', 'pushed_law', 'map_variation', 'tilted_law', 'sampling_floor', 'even', 'edm', 'edm_half',
-           'by_quadrature', 'by_map', 'by_samples', 'score_table']
+           'by_quadrature', 'by_map', 'by_samples', 'by_particles', 'score_table']
 
 # %% ../nbs/19_leaderboard.ipynb #c04
 import torch
 
+from .diffusion import noise_like
 from .guidance import exact_guidance
+from .particles import particle_sample, power_twist
 from .quadrature import (class_law, eps_tilt, exact_class, gaussian_kernel,
                                              guided_chain, mean_tilt, total_variation, x_t_tilt)
 from .samplers import ddim_sample
@@ -100,6 +102,18 @@ def by_samples(sampler, levels, n=50_000, seed=0):
         return torch.histogram(x, bins)[0] / n
     return law
 
+
+def by_particles(n=20_000, seed=0):
+    "Entry of `particle_sample` with `n` particles, unguided law of DDPM. Eqs. `eq-smc-target`, `eq-sampling-floor`."
+    def law(world, schedule, y, scale, evaluations, bins=BINS):
+        s, g = even(schedule, evaluations), torch.Generator().manual_seed(seed)
+        x_T = torch.randn(n, 1, dtype=torch.float64, generator=g)
+        twist = power_twist(world.classifier(schedule), y, scale)
+        found = particle_sample(world.denoiser(schedule), s, (n, 1), twist, x_T=x_T, clip=False, generator=g)
+        x = s.add_noise(found.x_0, torch.zeros(n, dtype=torch.long), noise_like(found.x_0, g))
+        return torch.histogram(x[:, 0], bins, weight=found.log_weights.softmax(0))[0]
+    return law
+
 # %% ../nbs/19_leaderboard.ipynb #c08
 METHODS = {
     "DDPM at x_t": by_quadrature(x_t_tilt),
@@ -110,6 +124,7 @@ METHODS = {
     "2M": by_map(dpmpp_2m_sample, edm),
     "2M-SDE": by_samples(dpmpp_2m_sde_sample, edm),
     "Heun": by_map(heun_sample, edm_half),
+    "particles": by_particles(),
 }
 
 
