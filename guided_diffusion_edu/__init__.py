@@ -28,12 +28,17 @@ from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,
 from .unet import (UNet, UNetConfig, draw_unet, recompute_stages, set_torso,
                                        survey)
 from .classifier import Classifier, ClassifierConfig, classifier_loss
-from .data import Images, digits_judge, from_pixels, load_data, spread_within
-from .training import Recipe, train_classifier, train_diffusion
+from .data import (Images, centre_crop, data_card, digits_judge, from_pixels,
+                                       load_data, padded, some_of_each, spread_within)
+from .training import (Recipe, accuracy_by_level, fit, moving_average,
+                                           processes, steps_an_hour, train_classifier,
+                                           train_diffusion, training_cost, watch_samples,
+                                           watch_tensorboard, write_half)
 from .pretrained import (Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)
+from .cards import loss_on, model_card, nearest_distances
 from .evaluation import (Batch, bootstrap_interval, density_coverage, fid,
                                              fid_infinity, frechet_distance, inception_score,
                                              merge_moments, moments, precision_recall)

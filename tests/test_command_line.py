@@ -71,7 +71,7 @@ def test_bad_verbs_and_data(tmp_path, argv):
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('argv', [['--help'], ['sample', '--help'], ['train', '--help'], ['info', '--help']])
+@pytest.mark.parametrize('argv', [['--help'], ['sample', '--help'], ['train', '--help'], ['info', '--help'], ['data', '--help'], ['pack', '--help']])
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as stop: main(argv)
     out = capsys.readouterr().out
@@ -92,6 +92,7 @@ def test_train_then_sample_from_the_folder(tmp_path):
     out = tmp_path / 'run'
     for what in ('diffusion', 'classifier', 'diffusion'):
         assert main(['train', what, '--data', f'folder:{tmp_path}/pictures', '--image-size', '16', '--steps', '3', '--batch', '4', '--out', str(out)]) == 0
+    assert Image.open(out / 'samples-000003.png').size == (4 * 17 * 4 + 4, 4 * 17 * 4 + 4)
     found = gde.load_pretrained(str(out))
     assert found.labels == ('dark', 'light') and found.model.config.image_size == 16
     assert main(['sample', '--weights', str(out), '--label', '1', '--steps', '3', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
@@ -118,3 +119,44 @@ def test_weights_that_do_not_fit_are_named(tmp_path, root):
     with pytest.raises(ValueError, match=lost): gde.load_pretrained(str(tmp_path / 'w'))
     (tmp_path / 'w' / 'classifier.json').unlink()
     with pytest.raises(ValueError, match='classifier.json'): gde.load_pretrained(str(tmp_path / 'w'))
+
+
+def test_show_is_what_the_run_records(tmp_path, capsys):
+    more = ['--steps', '2', '--batch', '8', '--save-every', '1', '--accumulate', '2', '--timesteps', 'importance', '--flip', '--no-samples']
+    argv = ['train', 'classifier', '--data', 'digits', '--out', str(tmp_path / 'run'), *more]
+    assert main([*argv, '--show']) == 0 and not (tmp_path / 'run').exists()
+    shown = json.loads(capsys.readouterr().out)
+    assert main(argv) == 0
+    record = json.loads((tmp_path / 'run' / 'classifier.json').read_text())
+    assert {k: record[k] for k in shown} == shown and shown['recipe']['accumulate'] == 2 and shown['recipe']['flip'] and shown['recipe']['weight_decay'] == 0.05
+    assert len(record['held_out_accuracy']) == 10 and '--accumulate 2' in record['note'] and record['classes'] == list('0123456789')
+
+
+def test_the_digits_plan_is_that_of_the_shipped_weights(capsys):
+    for what in ('diffusion', 'classifier'):
+        assert main(['train', what, '--data', 'digits', '--out', 'nowhere', '--show']) == 0
+        shown, record = json.loads(capsys.readouterr().out), gde.load_pretrained('digits').records[what]
+        for part in ('config', 'recipe'): assert record[part].items() <= shown[part].items()
+
+
+def test_dry_run(tmp_path, capsys):
+    assert main(['train', 'classifier', '--data', 'digits', '--batch', '8', '--out', str(tmp_path / 'run'), '--dry-run']) == 0
+    out = capsys.readouterr().out
+    assert '226,186' in out and 'GFLOP a step' in out and 'MiB' in out and '3,000 steps' in out and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('wrong, said', [('--batch 9 --accumulate 2', 'batch must be a multiple'), ('--precision half', "invalid choice: 'half'"), ('--ema-decay 1', 'ema_decay must be'), ('--clip -1', 'clip must be above 0')])
+def test_bad_recipes(tmp_path, wrong, said):
+    import contextlib, io
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try: code = main(['train', 'classifier', '--data', 'digits', '--out', str(tmp_path / 'run'), *wrong.split()])
+        except SystemExit as stop: code = stop.code
+    assert code == 2 and said in stderr.getvalue() and stderr.getvalue().count('\n') == 1
+
+
+def test_data_and_pack(tmp_path, capsys, root):
+    assert main(['data', '--data', 'digits', '--out', str(tmp_path / 'card.png')]) == 0
+    assert 'licence: CC BY 4.0' in capsys.readouterr().out and Image.open(tmp_path / 'card.png').size == ((10 * 9 + 1) * 8, (8 * 9 + 1) * 8)
+    assert main(['pack', str(root / 'guided_diffusion_edu' / 'weights' / 'digits'), str(tmp_path / 'half')]) == 0
+    assert main(['sample', '--weights', str(tmp_path / 'half'), '--steps', '2', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
+    assert main(['pack', str(tmp_path), str(tmp_path / 'b')]) == 2

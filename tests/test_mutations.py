@@ -108,6 +108,10 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('classifier', 'tokens.mean(-1, keepdim=True), tokens], dim=-1)', 'tokens, tokens.mean(-1, keepdim=True)], dim=-1)', 'eq-attention-pool'),
     ('classifier', '[:, :, :1])', '[:, :, -1:])', 'eq-attention-pool'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 'torch.zeros_like(t)', 'eq-noisy-cross-entropy'),
+    ('training', 'average.n_averaged.fill_(1)', 'average.n_averaged.fill_(0)', 'eq-ema'),
+    ('training', '(counts * part).mean() / accumulate', '(counts * part).mean()', 'eq-shares'),
+    ('training', '(counts * part).mean() / accumulate', 'part.mean() / accumulate', 'eq-shares'),
+    ('training', 'clip_grad_norm_(model.parameters(), c)', 'clip_grad_norm_(model.parameters(), c, norm_type=1)', 'eq-clip'),
     ('classifier', 'schedule.timesteps.to(t.device)[t]', 't', 'eq-noisy-cross-entropy'),
     # evaluation
     ('tradeoff', '1 + r ** 2 * (1 - 1 / width ** 2)', '1 + r * (1 - 1 / width ** 2)', 'eq-matching-scale'),

@@ -1,10 +1,18 @@
 """The training loop: what it averages, that it can be taken up again, and that networks hear all that they are told."""
+import json, math, os, subprocess, sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
 import guided_diffusion_edu as gde
+import training_in_processes as processes
+from guided_diffusion_edu import training
 from guided_diffusion_edu.diffusion import simple_loss
-from guided_diffusion_edu.training import draw_batch, fit
+from guided_diffusion_edu.training import State, draw_batch, fit, learning_rate, load_state, read_tensors, training_cost, write_half, write_whole
 
 SMALL = gde.UNetConfig(image_size=8, in_channels=1, channels=32, channel_mult=(1, 1), res_blocks=1, attention_resolutions=(), head_channels=32, learned_variance=False)
 RECIPE = gde.Recipe(steps=4, batch=8, save_every=2, warmup=1, ema_decay=0.5)
@@ -61,7 +69,6 @@ def shaken(config):
 
 
 def test_the_class_is_heard_and_asked_for():
-    from dataclasses import replace
     model, x, t = shaken(replace(SMALL, classes=3)), torch.randn(2, 1, 8, 8), torch.tensor([5, 5])
     assert not torch.allclose(model(x, t, torch.tensor([0, 0])), model(x, t, torch.tensor([1, 1])))
     with pytest.raises(ValueError, match='y must hold a class'): model(x, t)
@@ -70,7 +77,199 @@ def test_the_class_is_heard_and_asked_for():
 
 
 def test_low_resolution_input_is_enlarged_bilinearly():
-    from dataclasses import replace
     model, x, t, low = shaken(replace(SMALL, low_res=True)), torch.randn(2, 1, 8, 8), torch.tensor([5, 5]), torch.randn(2, 1, 4, 4)
     enlarged = torch.nn.functional.interpolate(low, (8, 8), mode='bilinear')
     assert torch.allclose(model(x, t, low_res=low), model(x, t, low_res=enlarged), atol=1e-5)
+
+
+def tensors(folder): return read_tensors(Path(folder) / 'checkpoint')[0]
+
+
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) or (k == 'history' and torch.equal(a[k].nan_to_num(-1), b[k].nan_to_num(-1))) for k in a)
+
+
+def test_the_loop_is_what_it_says(tmp_path):
+    "Against the same few lines written out: AdamW, the cut, the average."
+    _, average, losses = run(tmp_path)
+    torch.manual_seed(0)
+    model, data, s = gde.UNet(SMALL), gde.load_data('digits'), gde.linear_schedule()
+    adam, mean, seen = torch.optim.AdamW(model.parameters(), weight_decay=0.0), [p.detach().clone() for p in model.parameters()], []
+    for step in range(4):
+        adam.param_groups[0]['lr'] = learning_rate(RECIPE, step)
+        loss = plain(model, s, *draw_batch(data, s, RECIPE, step)).mean()
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        seen.append(loss.item())
+        mean = [0.5 * m + 0.5 * p.detach() for m, p in zip(mean, model.parameters())]
+    assert seen == losses
+    for a, b in zip(average.parameters(), mean): assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize('fields', [{}, dict(precision='float16'), dict(timesteps='uniform', flip=True, accumulate=2)], ids=['importance', 'float16', 'flips'])
+def test_resumed_is_straight_with_dropout_importance_and_scaling(tmp_path, fields):
+    (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
+    processes.tiny_run(tmp_path / 'a', steps=12, save_every=5, **fields)
+    calls = []
+    def failing(*args):
+        calls.append(1)
+        if len(calls) > 8 * fields.get('accumulate', 1): raise KeyboardInterrupt
+        return processes.plain(*args)
+    with pytest.raises(KeyboardInterrupt): processes.tiny_run(tmp_path / 'b', loss=failing, steps=12, save_every=5, **fields)
+    assert len(tensors(tmp_path / 'b')['history']) == 5
+    processes.tiny_run(tmp_path / 'b', steps=12, save_every=5, **fields)
+    assert same(tensors(tmp_path / 'a'), tensors(tmp_path / 'b'))
+    assert read_tensors(tmp_path / 'a' / 'checkpoint')[1] == read_tensors(tmp_path / 'b' / 'checkpoint')[1]
+    if not fields: assert 'adaptive.seen' in tensors(tmp_path / 'a')
+    if 'precision' in fields: assert read_tensors(tmp_path / 'a' / 'checkpoint')[1]['scaler']['scale'] == 2 ** 15  # one step overflowed and was left out
+
+
+def process(*argv):
+    done = subprocess.run([sys.executable, Path(__file__).with_name('training_in_processes.py'), *map(str, argv)], capture_output=True, text=True, timeout=200, env=os.environ | dict(PYTHONPATH=str(Path(gde.__file__).parents[1])))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_killed_at_any_moment_it_goes_on_from_the_last_whole_checkpoint(tmp_path):
+    (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
+    processes.tiny_run(tmp_path / 'a')
+    kills = int(process('kill', tmp_path / 'b', 0))
+    assert kills >= 3
+    assert same(tensors(tmp_path / 'a'), tensors(tmp_path / 'b'))
+    assert [p.name for p in (tmp_path / 'b').iterdir()] == ['checkpoint']  # what a kill left half written is gone
+
+
+def test_two_processes_are_one(tmp_path):
+    "The same batch in two processes and two parts each gives the weights of one process, to rounding."
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    one.mkdir(), two.mkdir()
+    process('share', two)
+    processes.unet_run(one / 'unet', accumulate=1), processes.tiny_run(one, dropout=0.0)
+    for name in ('checkpoint', 'unet/diffusion.checkpoint'):
+        a, b = (read_tensors(folder / name)[0] for folder in (one, two))
+        assert a.keys() == b.keys()
+        for key in a: assert torch.allclose(a[key].double().nan_to_num(-1), b[key].double().nan_to_num(-1), atol=2e-5, rtol=1e-4), key
+    assert torch.equal(tensors(one)['adaptive.seen'], tensors(two)['adaptive.seen'])
+    assert json.loads((two / 'unet' / 'diffusion.json').read_text())['processes'] == 2
+
+
+def test_shares_must_be_even(tmp_path):
+    with pytest.raises(ValueError, match='batch must be a multiple of processes times accumulate = 1 x 3, got 16'): processes.tiny_run(tmp_path, accumulate=3)
+
+
+def test_a_lost_run_says_so(tmp_path):
+    def lost(model, *rest): return processes.plain(model, *rest) * float('nan')
+    with pytest.raises(ValueError, match='loss must stay a number, and is nan at step 0'): processes.tiny_run(tmp_path, loss=lost)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('fields, tolerance', [(dict(precision='bfloat16'), 0.02), (dict(precision='float16'), 0.005), (dict(channels_last=True), 1e-4), (dict(compile=True), 1e-4)], ids=lambda f: str(f))
+def test_ways_to_run_faster_learn_the_same(tmp_path, monkeypatch, fields, tolerance):
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))  # the tracing without the C++ compiler
+    (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
+    _, average, losses = run(tmp_path / 'a')
+    model, faster, found = run(tmp_path / 'b', recipe=replace(RECIPE, **fields))
+    assert found == pytest.approx(losses, rel=tolerance) and (found != losses or 'precision' not in fields)
+    assert faster.state_dict().keys() == average.state_dict().keys() and next(faster.parameters()).dtype == torch.float32
+    assert model.encoder.first.weight.is_contiguous(memory_format=torch.channels_last) or 'channels_last' not in fields
+
+
+def test_learned_variance_is_trained_by_the_hybrid_loss(tmp_path):
+    "The output of the variance moves, which the simple loss never asks of it."
+    processes.unet_run(tmp_path, steps=2, accumulate=1)
+    last = read_tensors(tmp_path / 'diffusion.safetensors')[0]['last.bias']
+    assert last.shape == (2,) and last[1] != 0
+
+
+@pytest.mark.parametrize('field, value', [('steps', 0), ('batch', -1), ('accumulate', 0), ('ema_decay', 1.0), ('precision', 'float8'), ('timesteps', 'late'), ('clip', 0.0)])
+def test_recipes_that_cannot_be(field, value):
+    with pytest.raises(ValueError, match=f'{field} must be'): gde.Recipe(**{field: value})
+
+
+def test_flips_mirror_half_and_nothing_else():
+    data, s = gde.load_data('digits'), gde.linear_schedule()
+    (x, *rest), (flipped, *same_rest) = (draw_batch(data, s, gde.Recipe(batch=64, flip=flip), 3) for flip in (False, True))
+    mirrored = (flipped == x.flip(-1)).flatten(1).all(1)
+    assert all(torch.equal(a, b) for a, b in zip(rest, same_rest)) and 20 < mirrored.sum() < 44
+    assert torch.equal(flipped[~mirrored], x[~mirrored])
+
+
+def test_a_whole_write_forces_file_then_move_then_folder(tmp_path, monkeypatch):
+    done = []
+    for name in ('fsync', 'replace'):
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=getattr(os, name): (done.append('folder' if name == 'fsync' and os.path.isdir(f'/dev/fd/{args[0]}') else name), real(*args))[1])
+    write_whole(tmp_path / 'a', lambda p: p.write_text('x'))
+    assert done == ['fsync', 'replace', 'folder'] and (tmp_path / 'a').read_text() == 'x'
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    processes.tiny_run(tmp_path, steps=1)
+    state = State(processes.Tiny(), gde.Recipe(), 25)
+    with pytest.raises(ValueError, match='out must be a new folder or one of the same run'): load_state(state, tmp_path / 'checkpoint', {'another': 1})
+
+
+def test_history_by_quarter_by_hand():
+    state = State(processes.Tiny(), gde.Recipe(timesteps='uniform'), 8)
+    state.note(torch.tensor([0, 1, 7]), torch.tensor([1.0, 3.0, 5.0]), torch.tensor([1.0, 1.0, 2.0]), 8)
+    row = state.history[0].tolist()
+    assert row[0] == pytest.approx(14 / 3) and row[1] == 2 and math.isnan(row[2]) and math.isnan(row[3]) and row[4] == 5
+
+
+def test_importance_draws_costly_levels_more_often(tmp_path):
+    "A loss that is large at one level only: that level is drawn more and more, and the weighted mean stays the mean over all."
+    def uneven(model, schedule, x_0, y, t, eps): return processes.plain(model, schedule, x_0, y, t, eps) * 0 + (1.0 + 24 * (t == 3))
+    _, losses = processes.tiny_run(tmp_path, loss=uneven, steps=60, batch=64, save_every=60)
+    seen = tensors(tmp_path)['adaptive.seen']
+    assert seen[3] > 4 * seen[10] and sum(losses[30:]) / 30 == pytest.approx((24 + 25) / 25, rel=0.1)
+
+
+def test_watching(tmp_path, monkeypatch):
+    import types
+    written = []
+    class Writer:
+        def __init__(self, folder, purge_step): assert purge_step == 0
+        def add_scalar(self, name, value, step): written.append((name, step))
+        def flush(self): pass
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=Writer))
+    watch = [training.watch_samples(tmp_path, processes.SCHEDULE, (4, 1, 8, 8), steps=3), training.watch_tensorboard(tmp_path)]
+    recipe = gde.Recipe(steps=5, batch=8, save_every=2)
+    fit(processes.Tiny(), processes.plain, processes.DIGITS, processes.SCHEDULE, recipe, tmp_path / 'checkpoint', {}, False, watch)
+    assert sorted(p.name for p in tmp_path.glob('*.png')) == ['samples-000002.png', 'samples-000004.png', 'samples-000005.png']
+    assert Image.open(tmp_path / 'samples-000005.png').size == (152, 152)  # 2 x 2 pictures of 8 and 3 lines, times 8
+    assert [step for name, step in written if name == 'loss/all'] == [0, 1, 2, 3, 4]
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    with pytest.raises(ValueError, match='tensorboard must be installed'): training.watch_tensorboard(tmp_path)
+
+
+@pytest.mark.parametrize('network, config', [(gde.UNet, replace(SMALL, classes=3, attention_resolutions=(4,))), (gde.Classifier, gde.ClassifierConfig(image_size=8, in_channels=1, channels=32, channel_mult=(1, 1), res_blocks=1, attention_resolutions=(), head_channels=32, classes=3))])
+def test_cost_on_meta_is_the_cost_of_the_real_thing(network, config):
+    from torch.utils.flop_counter import FlopCounterMode
+    recipe, model = gde.Recipe(batch=6), network(config)
+    cost = training_cost(network, config, recipe)
+    inputs = [torch.randn(6, 1, 8, 8), torch.arange(6)] + [torch.arange(6) % 3] * (network is gde.UNet)
+    with FlopCounterMode(display=False) as counter:
+        kept, output = training.kept_bytes(model, inputs)
+        output.sum().backward()
+    assert cost.parameters == sum(p.numel() for p in model.parameters()) and cost.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert cost.memory - 20 * cost.parameters == pytest.approx(kept, rel=0.02)
+    assert training_cost(network, config, replace(recipe, accumulate=2)).memory < cost.memory
+    half = training_cost(network, config, replace(recipe, precision='bfloat16'))
+    assert half.memory - 20 * cost.parameters == pytest.approx((cost.memory - 20 * cost.parameters) / 2, abs=1)
+
+
+def test_accuracy_by_level_is_that_of_a_loop():
+    digits, data, s = gde.load_pretrained('digits').classifier, gde.load_data('digits', train=False), gde.linear_schedule()
+    few = gde.Images(data.pixels[:60], data.labels[:60], data.names)
+    found = training.accuracy_by_level(digits, s, few, levels=(0, 999), batch=25)
+    assert found[0] > 0.9 > 0.5 > found[999] and found == training.accuracy_by_level(digits, s, few, levels=(0, 999), batch=25)
+
+
+def test_half_weights_load_and_answer_alike(tmp_path, root):
+    write_half(root / 'guided_diffusion_edu' / 'weights' / 'digits', tmp_path / 'half')
+    full, half = gde.load_pretrained('digits'), gde.load_pretrained(str(tmp_path / 'half'))
+    x, t = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(0, 960, 60)
+    assert next(half.model.parameters()).dtype == torch.float32 and half.records['diffusion']['stored'] == 'float16'
+    with torch.no_grad(): difference = (full.model(x, t) - half.model(x, t)).abs().max()
+    assert 0 < difference < 0.01
+    with pytest.raises(ValueError, match='source must be a folder with trained weights'): write_half(tmp_path, tmp_path / 'b')

@@ -1,0 +1,111 @@
+"""Three choices of training, measured on the digits: the classifier's noise, AdaGN, a conditional base.
+
+    python benchmarks/training_choices.py [--out results/training-choices.json]
+
+Ten minutes on one core. Every run has the same small network, recipe and number of steps; what is repeated over seeds is trained anew with each."""
+import argparse, json, subprocess, tempfile, time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+import guided_diffusion_edu as gde
+from guided_diffusion_edu.training import fit, write_text
+
+SMALL = dict(image_size=8, in_channels=1, channels=32, head_channels=32, channel_mult=(1, 1), attention_resolutions=(4,), groups=8)
+UNET = gde.UNetConfig(**SMALL, res_blocks=1, learned_variance=False)
+CLASSIFIER = gde.ClassifierConfig(**SMALL, res_blocks=1, classes=10, dropout=0.1)
+RECIPE = gde.Recipe(steps=500, batch=64, ema_decay=0.99, save_every=500)
+SEEDS, SCALES, COUNT = (0, 1, 2), (0.0, 1.0, 2.0, 4.0), 300
+SCHEDULE = gde.linear_schedule()
+STEPS = gde.respace(SCHEDULE, 25)
+DATA, HELD_OUT = gde.load_data('digits'), gde.load_data('digits', train=False)
+JUDGE = gde.digits_judge()
+
+
+def trained(network, config, loss, recipe):
+    "The averaged network, in `eval` mode."
+    torch.manual_seed(recipe.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        average, _ = fit(network(config), loss, DATA, SCHEDULE, recipe, Path(folder) / 'checkpoint', {}, progress=False)
+    return average.eval().requires_grad_(False)
+
+
+def unet(seed, **fields):
+    def loss(model, schedule, x_0, y, t, eps): return gde.simple_loss(model, schedule, x_0, t, eps, y if model.config.classes else None)
+    return trained(gde.UNet, replace(UNET, **fields), loss, replace(RECIPE, seed=seed))
+
+
+def clean_loss(classifier, schedule, x_0, y, t, eps):
+    "Cross-entropy on pictures without noise: the classifier that one has at hand."
+    return F.cross_entropy(classifier(x_0, torch.zeros_like(t)), y, reduction='none')
+
+
+def as_if_clean(classifier): return lambda x, t: classifier(x, torch.zeros_like(t))
+
+
+@torch.no_grad()
+def held_out_loss(model):
+    "Mean squared error of the noise on the held-out digits, over 20 steps spread evenly, from fixed noise."
+    g, x_0, y = torch.Generator().manual_seed(0), gde.from_pixels(HELD_OUT.pixels), HELD_OUT.labels
+    levels = [torch.full((len(x_0),), t) for t in range(25, 1000, 50)]
+    return sum(gde.simple_loss(model, SCHEDULE, x_0, t, torch.randn(x_0.shape, generator=g), y if model.config.classes else None).mean().item() for t in levels) / len(levels)
+
+
+def frechet(a, b):
+    "Fréchet distance of the pixels (B, 64) of `a` and `b` as Gaussians."
+    mean, other = a.mean(0), b.mean(0)
+    root = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp(min=0).sqrt().sum()
+    return ((mean - other).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * root).item()
+
+
+def quality(model, scale, classifier):
+    "Of COUNT samples by guided DDIM in 25 steps: share that the judge names right, spread within a class, distance of pixels to the held-out digits."
+    y, g = torch.arange(COUNT) % 10, torch.Generator().manual_seed(1)
+    guidance = gde.classifier_guidance(classifier, y, scale) if scale else None
+    x = gde.ddim_sample(model, STEPS, (COUNT, 1, 8, 8), y=y if model.config.classes else None, guidance=guidance, generator=g).clamp(-1, 1)
+    real = gde.from_pixels(HELD_OUT.pixels)
+    return dict(scale=scale, right=(JUDGE(x) == y).double().mean().item(), spread=gde.spread_within(x, y) / gde.spread_within(real, HELD_OUT.labels),
+                frechet=frechet(x.flatten(1).double(), real.flatten(1).double()))
+
+
+@torch.no_grad()
+def accuracy(classifier, t):
+    "On held-out digits at step `t`."
+    g, x_0 = torch.Generator().manual_seed(2), gde.from_pixels(HELD_OUT.pixels)
+    t = torch.full((len(x_0),), t)
+    x_t = SCHEDULE.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
+    return (classifier(x_t, t).argmax(-1) == HELD_OUT.labels).double().mean().item()
+
+
+def classifiers(base):
+    "The same classifier, trained with noise and without."
+    noisy = trained(gde.Classifier, CLASSIFIER, gde.classifier_loss, RECIPE)
+    clean = as_if_clean(trained(gde.Classifier, CLASSIFIER, clean_loss, RECIPE))
+    levels = [0, 100, 200, 300, 400, 600, 800]
+    return {name: dict(levels=levels, accuracy=[accuracy(c, t) for t in levels], guided=[quality(base, s, c) for s in SCALES]) for name, c in (('noise-aware', noisy), ('clean', clean))}
+
+
+def provenance():
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    return dict(command='python benchmarks/training_choices.py', date=time.strftime('%Y-%m-%d'), torch=torch.__version__, device='cpu', threads=torch.get_num_threads(), commit=commit)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', default='results/training-choices.json')
+    out, began = Path(parser.parse_args().out).resolve(), time.process_time()  # the file is a link into the package
+    noisy = gde.load_pretrained('digits').classifier
+    found = dict(provenance=provenance(), recipe=asdict(RECIPE), unet=asdict(UNET), classifier=asdict(CLASSIFIER), samples=COUNT, seeds=SEEDS)
+    bases = {name: [unet(seed, **fields) for seed in SEEDS] for name, fields in dict(unconditional={}, conditional=dict(classes=10), addition=dict(classes=10, conditioning='addition')).items()}
+    print(f'trained after {time.process_time() - began:.0f} s', flush=True)
+    found['conditioning'] = {name: [dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None)) for model in bases[key]] for name, key in (('AdaGN', 'conditional'), ('addition', 'addition'))}
+    found['base'] = {name: [[quality(model, s, noisy) for s in SCALES] for model in bases[name]] for name in ('unconditional', 'conditional')}
+    found['classifiers'] = classifiers(bases['unconditional'][0])
+    found['seconds'] = round(time.process_time() - began)
+    write_text(out, json.dumps(found, indent=1) + '\n')
+    print(f'{out} after {found["seconds"]} s')
+
+
+if __name__ == '__main__': main()
