@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import trange
 
@@ -202,7 +202,8 @@ def write_text(path, text):
 def write_tensors(path, tensors, about):
     "safetensors at `path`, with the JSON-able `about` in its header; whole or not at all."
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_whole(path, lambda p: save_file(tensors, p, metadata={"about": json.dumps(about)}))
+    whole = save(tensors, metadata={"about": json.dumps(about)})  # no temporary file but ours
+    write_whole(path, lambda p: p.write_bytes(whole))
 
 
 def read_tensors(path):
