@@ -38,7 +38,9 @@ def lab_moments(step, schedule, mean=0.0, variance=1.0):
 def target_variance(r, scale):
     """Variance of p(x_0) p(y | x_0)^scale, normalised, in the laboratory.
 
-    Eqs. `eq-tilted-target`, `eq-law-target`; Dhariwal and Nichol 2021, Section 4.3.
+    Eq. `eq-tilted-target`; Dhariwal and Nichol 2021, Section 4.3.
+
+    Eq. `eq-law-target`.
     """
     return r ** 2 / (r ** 2 + scale)
 
