@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .diffusion import at_steps, noise_like, x0_from_eps
 from .exact import GaussianMixture, _by_level
 from .guidance import log_prob_guidance
-from .samplers import _alpha_bars, _begin, _require_finite, _walk
+from .samplers import _alpha_bars, _begin, _walk
 from .schedules import per_example
 from .solvers import _estimate, exponential_step
 
@@ -148,6 +148,4 @@ def recurrent_sample(model, schedule, shape, y=None, guidance=None, repeats=4, x
         return below
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)

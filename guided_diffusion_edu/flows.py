@@ -10,7 +10,7 @@ import torch
 from .diffusion import eps_from_x0, noise_like
 from .objectives import as_eps
 from .samplers import (_alpha_bars, _begin, _gradient, _predict,
-                                           _require_finite, _timestep, _walk, guided_eps,
+                                           _timestep, _walk, guided_eps,
                                            score_from_eps)
 from .schedules import per_example
 
@@ -53,9 +53,7 @@ def sde_sample(model, schedule, shape, y=None, guidance=None, kappa=1.0, x_T=Non
         return moved + (kappa * spans[i]) ** 0.5 * noise if i > 0 else moved
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)
 
 # %% ../nbs/18_sdes_and_flows.ipynb #c14
 def flow_time(alpha_bar):

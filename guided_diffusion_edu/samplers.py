@@ -61,12 +61,14 @@ def _begin(model, schedule, shape, y, x_T, start, generator):
 
 
 @torch.no_grad()
-def _walk(step, x, start, progress, trajectory):
-    "From index `start` to the cleanest level: x = step(x, i)."
+def _walk(step, x, start, progress, trajectory, finite):
+    """From index `start` to the cleanest level: x = step(x, i). `finite`: what the steps noted of
+    their gradients, looked at in the end."""
     path = [x]
     for i in tqdm(range(start, -1, -1), disable=not progress):
         x = step(x, i)
         if trajectory: path.append(x)
+    _require_finite(finite)
     return (x, path) if trajectory else x
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c16
@@ -157,9 +159,7 @@ def ddpm_sample(model, schedule, shape, y=None, guidance=None, gradient_at="x_t"
         return mean + spread ** 0.5 * noise if i > 0 else mean  # line 4
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)  # line 1
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c20
 def ddim_sigma(alpha_bar, alpha_bar_prev, eta):
@@ -200,9 +200,7 @@ def ddim_sample(model, schedule, shape, y=None, guidance=None, eta=0.0,
         return alpha_bar_prev ** 0.5 * x_0 + reused + sigma * noise  # line 4
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)  # line 1
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c22
 @torch.no_grad()

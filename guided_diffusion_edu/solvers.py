@@ -9,7 +9,7 @@ import torch
 
 from .diffusion import eps_from_x0, noise_like
 from .samplers import (_alpha_bars, _begin, _gradient, _predict,
-                                           _require_finite, _timestep, _walk)
+                                           _timestep, _walk)
 from .schedules import keep_steps, log_snr
 
 
@@ -77,9 +77,7 @@ def dpmpp_2m_sample(model, schedule, shape, y=None, guidance=None, x_T=None, sta
         return exponential_step(x, line(x_0, i), *_alpha_bars(schedule, i))
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)
 
 # %% ../nbs/16_few_steps.ipynb #c10
 def stochastic_step(x_t, x_0, z, alpha_bar, alpha_bar_prev):
@@ -109,9 +107,7 @@ def dpmpp_2m_sde_sample(model, schedule, shape, y=None, guidance=None, x_T=None,
         return stochastic_step(x, line(x_0, i), noise_like(x, generator), *_alpha_bars(schedule, i))
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)
 
 # %% ../nbs/16_few_steps.ipynb #c14
 def edm_steps(schedule, steps, rho=7.0):
@@ -164,9 +160,7 @@ def heun_sample(model, schedule, shape, y=None, guidance=None, x_T=None, start=N
         return alpha_bar_prev ** 0.5 * heun(x / alpha_bar ** 0.5, eps, eps_below, width)
 
     x, start = _begin(model, schedule, shape, y, x_T, start, generator)
-    walked = _walk(step, x, start, progress, trajectory)
-    _require_finite(finite)
-    return walked
+    return _walk(step, x, start, progress, trajectory, finite)
 
 # %% ../nbs/16_few_steps.ipynb #c20
 def mixture_cdf(world, x, y=None):
