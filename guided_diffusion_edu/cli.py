@@ -113,7 +113,7 @@ PLANS = {
     "emoji": Plan(*_thirty_two(3), LONG, GUIDE)}
 
 # %% ../nbs/13_command_line.ipynb #c14
-HOUR = replace(LONG, steps=7000, batch=64, warmup=200, ema_decay=0.999, save_every=500)
+HOUR = replace(LONG, steps=6000, batch=64, warmup=200, ema_decay=0.999, save_every=500)
 SMALL_GUIDE = replace(HOUR, steps=4000, lr=5e-4, weight_decay=0.05)
 
 
