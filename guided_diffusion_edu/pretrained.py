@@ -85,8 +85,8 @@ def draw_guided(found, y, steps=25, scale=3.0, sampler=ddim_sample, seed=0, bloc
     the sampler.
     """
     model, classes = found.model, len(found.labels)
-    if len(y) and not (0 <= y.min() and y.max() < classes):
-        raise ValueError(f"y must be classes in [0, {classes}), got {y.min()} to {y.max()}")
+    if not len(y) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"y must be one or more classes in [0, {classes}), got {y.tolist()[:8]}")
     shape = (model.config.in_channels, model.config.image_size, model.config.image_size)
     g, schedule = torch.Generator().manual_seed(seed), respace(found.schedule, steps)
     pixels = torch.empty(len(y), *shape, dtype=torch.uint8)
