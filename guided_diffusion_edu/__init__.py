@@ -21,7 +21,7 @@ from .objectives import (Bits, SecondMomentSteps, as_eps, bound_loss,
 from .guidance import (classifier_guidance, error_law, exact_guidance,
                                            guided_mean, log_prob_guidance, martingale_gap,
                                            second_order_step)
-from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps,
+from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps, guided_x_0,
                                            score_from_eps)
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,
                                          timestep_embedding)

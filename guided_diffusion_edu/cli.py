@@ -235,9 +235,9 @@ def pack(args):
 import json
 
 from .evaluation import (Batch, Judge, extract, extract_reference,
-                                             feature_network, provenance, require_enough, scores,
+                                             feature_network, require_enough, scores,
                                              write_reference)
-from .training import write_text
+from .training import provenance, write_text
 
 
 def _fitting(reference, samples):

@@ -5,7 +5,7 @@ __all__ = ['INCEPTION_SHA256', 'Moments', 'moments', 'merge_moments', 'Gaussian'
            'straight_line', 'fid_infinity', 'inception_score', 'split_inception_score', 'knn_radii', 'Manifolds',
            'manifolds', 'precision_recall', 'density_coverage', 'expected_coverage', 'bootstrap_interval', 'Features',
            'Judge', 'train_judge', 'load_sized', 'judge_of', 'require_sha256', 'Inception', 'feature_network', 'Batch',
-           'Extracted', 'extract', 'extract_reference', 'provenance', 'write_reference', 'require_enough', 'scores']
+           'Extracted', 'extract', 'extract_reference', 'write_reference', 'require_enough', 'scores']
 
 # %% ../nbs/12_evaluation.ipynb #c06
 from typing import NamedTuple
@@ -352,7 +352,7 @@ def feature_network(name):
         raise ValueError(f"features {name!r} must have their data set: {said}") from None
 
 # %% ../nbs/12_evaluation.ipynb #c48
-import shutil, subprocess, time, zipfile, zlib
+import zipfile, zlib
 from contextlib import contextmanager
 
 import numpy
@@ -467,17 +467,6 @@ def extract_reference(network, batch):
     return found._replace(law=law, spatial=spatial)
 
 # %% ../nbs/12_evaluation.ipynb #c56
-def provenance():
-    "Where and when numbers came about: device, versions, date and, in a clone, the commit."
-    from guided_diffusion_edu import __version__
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = ""
-    if shutil.which("git"): commit = subprocess.run(git, capture_output=True, text=True).stdout
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__,
-                version=__version__, commit=commit.strip() or None, date=time.strftime("%Y-%m-%d"))
-
-
 def write_reference(path, found, features):
     "The statistics in `found` (`Extracted`) as a reference batch; `features`: name of the network."
     from guided_diffusion_edu.training import write_whole

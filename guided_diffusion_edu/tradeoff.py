@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from .evaluation import extract, judge_of, load_sized, provenance, scores
+from .evaluation import extract, judge_of, load_sized, scores
 from .pretrained import draw_guided, load_pretrained
 from .samplers import ddim_sample, ddpm_sample
-from .training import write_text
+from .training import provenance, write_text
 
 WAYS = {"DDPM at x_t": (ddpm_sample, dict(gradient_at="x_t")),
         "DDPM at mean": (ddpm_sample, dict(gradient_at="mean")), "DDIM": (ddim_sample, {})}
