@@ -83,7 +83,7 @@ def frechet_distance(a, b):
 def fid(features_a, features_b):
     """FID of two sets of features (N, D) and (M, D); symmetric, 0 for equal sets.
 
-    Eq. `eq-frechet`; Heusel and others 2017.
+    Eq. `eq-frechet`; Heusel et al. 2017.
     """
     return frechet_distance(moments(features_a), moments(features_b))
 
@@ -130,7 +130,7 @@ def _answers(probs):
 def inception_score(probs):
     """Inception Score of a classifier's `probs` (N, classes), from 1 to the number of classes.
 
-    Eq. `eq-inception-score`; Salimans and others 2016.
+    Eq. `eq-inception-score`; Salimans et al. 2016.
     """
     p = _answers(probs)
     divergence = torch.xlogy(p, p) - torch.xlogy(p, p.mean(0))  # 0 log 0 is 0
@@ -146,7 +146,7 @@ def split_inception_score(probs, size=5000):
 def knn_radii(features, k=3, block=1000):
     """Distance of each of `features` (N, D) to its `k`-th nearest other one, (N,), in blocks.
 
-    Eq. `eq-knn-radius`; Kynkäänniemi and others 2019.
+    Eq. `eq-knn-radius`; Kynkäänniemi et al. 2019.
     """
     x, radii = _rows(features), []
     if not 1 <= k < len(x):
@@ -191,7 +191,7 @@ def manifolds(real_features, fake_features, k=3, block=1000):
 def precision_recall(real_features, fake_features, k=3):
     """`(precision, recall)` of fake (M, D) against real features (N, D).
 
-    Eq. `eq-precision-recall`; Kynkäänniemi and others 2019.
+    Eq. `eq-precision-recall`; Kynkäänniemi et al. 2019.
     """
     found = manifolds(real_features, fake_features, k)
     return found.precision.mean().item(), found.recall.mean().item()
@@ -200,7 +200,7 @@ def precision_recall(real_features, fake_features, k=3):
 def density_coverage(real_features, fake_features, k=5):
     """`(density, coverage)` of fake (M, D) against real features (N, D).
 
-    Eq. `eq-density-coverage`; Naeem and others 2020.
+    Eq. `eq-density-coverage`; Naeem et al. 2020.
     """
     found = manifolds(real_features, fake_features, k)
     return found.density.mean().item(), found.coverage.mean().item()
@@ -209,7 +209,7 @@ def density_coverage(real_features, fake_features, k=5):
 def expected_coverage(real, fake, k=5):
     """Mean coverage of `fake` samples of the very law that the `real` ones come from.
 
-    Eq. `eq-expected-coverage`; Naeem and others 2020.
+    Eq. `eq-expected-coverage`; Naeem et al. 2020.
     """
     missed = 1.0
     for i in range(k): missed *= (real - 1 - i) / (real - 1 + fake - i)
