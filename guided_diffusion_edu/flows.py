@@ -63,7 +63,7 @@ def flow_time(alpha_bar):
 
 
 def to_flow(x_t, alpha_bar):
-    "`x_t` at the level `alpha_bar` as a point of the straight path. Eq. `eq-linear-path`; Lipman et al. 2023, Section 4. Eq. `eq-path-change`."
+    "`x_t` at the level `alpha_bar` as a point of the straight path. Eq. `eq-linear-path`; Lipman et al. 2023, Section 4."
     return x_t / (alpha_bar ** 0.5 + (1 - alpha_bar) ** 0.5)
 
 

@@ -33,7 +33,9 @@ def two_m(x_0, x_0_before, h, h_before):
     """The estimate half way through a step of length `h` in log-SNR / 2, from a line through
     this one and the one before, `h_before` earlier.
 
-    Eq. `eq-two-m`; Lu et al. 2022, Algorithm 2. Its error: Eq. `eq-two-m-error`.
+    Eq. `eq-two-m`; Lu et al. 2022, Algorithm 2.
+
+    Eq. `eq-two-m-error`.
     """
     return x_0 + h / (2 * h_before) * (x_0 - x_0_before)
 
@@ -125,7 +127,9 @@ def edm_steps(schedule, steps, rho=7.0):
 def heun(x, slope, slope_below, width):
     """Heun's step of `width` from `x`, with the slopes at its two ends.
 
-    Eq. `eq-heun`; Karras et al. 2022, Algorithm 1. Seen in x_0: Eq. `eq-heun-in-x0`.
+    Eq. `eq-heun`; Karras et al. 2022, Algorithm 1.
+
+    Eq. `eq-heun-in-x0`.
     """
     return x + width / 2 * (slope + slope_below)
 
