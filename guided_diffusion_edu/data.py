@@ -8,8 +8,11 @@ __all__ = ['IN_PLACE', 'KINDS', 'UNFIT', 'EMOJI_GROUPS', 'ORIGINS', 'Images', 'f
 import gzip, json, math, struct, warnings
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import URLError
 
 import torch
+
+from .checks import require, require_shape, require_whole
 
 
 class Images(NamedTuple):
@@ -21,6 +24,7 @@ class Images(NamedTuple):
 
 def from_pixels(pixels):
     "Samples in [-1, 1] from uint8 `pixels`, float32, same shape. Eq. `eq-pixels`."
+    require(pixels.dtype == torch.uint8, "pixels", "be uint8", pixels.dtype)
     return pixels.float() / 127.5 - 1
 
 # %% ../nbs/09_data.ipynb #c08
@@ -59,7 +63,10 @@ def _by_name(name, train, root):
         pixels, labels = (read_idx(place / f"{part}-{what}-ubyte.gz")
                           for what in ("images-idx3", "labels-idx1"))
         return Images(pixels[:, None], labels.long(), tuple(kind.classes))
-    found = kind(root, train=train, download=True)
+    try: found = kind(root, train=train, download=True)
+    except (RuntimeError, URLError) as error:  # no network, or a file that is not the one wanted
+        raise OSError(f"data {name!r} must be in {str(root)!r} or to be had from its makers, and "
+                      f"was not: {str(error).splitlines()[0]}") from None
     pixels = torch.as_tensor(found.data)
     # (N, H, W) or (N, H, W, C) to (N, C, H, W)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
@@ -81,6 +88,7 @@ def centre_crop(picture, size):
 
     As the released ADM code does: box filter by halves, then bicubic."""
     from PIL.Image import Resampling
+    require_whole(size=size)
     while min(picture.size) >= 2 * size:
         picture = picture.resize([side // 2 for side in picture.size], Resampling.BOX)
     scale = size / min(picture.size)
@@ -107,7 +115,6 @@ def _square(path, size):
 
 def _without_unfit(paths, pictures, unfit):
     "Places of the pictures that are fit. ValueError if there are others and `unfit` is \"refuse\"."
-    if unfit not in UNFIT: raise ValueError(f"unfit must be one of {list(UNFIT)}, got {unfit!r}")
     bad = [f"{path} {why}" for path, why in zip(paths, pictures) if isinstance(why, str)]
     named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
     if bad and unfit == "refuse":
@@ -212,6 +219,9 @@ def load_data(name, train=True, root="data", image_size=64, unfit="refuse"):
     emoji. `unfit`: what to do with a folder's pictures that cannot be read or are smaller,
     "refuse" or "skip". Raises ValueError for what is not there or not fit.
     """
+    require(isinstance(name, str), "data", "be a name", type(name).__name__)
+    require(unfit in UNFIT, "unfit", f"be one of {list(UNFIT)}", repr(unfit))
+    require_whole(image_size=image_size)
     if name == "digits": return _digits(train)
     if name in KINDS: return _by_name(name, train, root)
     if name.startswith("folder:"): return _folder(name.removeprefix("folder:"), image_size, unfit)
@@ -234,7 +244,9 @@ ORIGINS = {  # where it comes from; licence
 
 def data_card(name, data):
     "What `load_data(name)` gave, as lines of text: origin, licence, size, and counts by class."
-    origin, licence = ORIGINS[name.partition(":")[0]]
+    kind = name.partition(":")[0]
+    require(kind in ORIGINS, "name", f"be one of {list(ORIGINS)}", repr(name))
+    origin, licence = ORIGINS[kind]
     n, channels, height, width = data.pixels.shape
     counts = torch.bincount(data.labels, minlength=len(data.names)).tolist()
     return "\n".join([
@@ -245,6 +257,7 @@ def data_card(name, data):
 
 def some_of_each(data, n):
     "`n` pictures of each class in [-1, 1], a class a column: (n classes, C, H, W)."
+    require_whole(n=n)
     classes = [data.pixels[data.labels == label][:n] for label in range(len(data.names))]
     short = [name for name, pictures in zip(data.names, classes) if len(pictures) < n]
     if short:
@@ -262,11 +275,14 @@ def digits_judge():
 
 
 def _as_rows(x):
+    require_shape("x", x, "B", 1, 8, 8)
     return ((x.detach().cpu().clamp(-1, 1) + 1) * 8).flatten(1).numpy()  # 0 to 16, as in the original
 
 
 def spread_within(x, y):
     """Root mean square distance per pixel of each sample of `x` (B, ...) from the mean of its
     class in `y` (B,)."""
+    require(len(x) > 0, "x", "hold at least 1 example", 0)
+    require_shape("y", y, len(x))
     squares = [(x[y == label] - x[y == label].mean(0)).square() for label in y.unique()]
     return torch.cat(squares).mean().sqrt().item()

@@ -91,6 +91,7 @@ def flow_sample(velocity, times, x, y=None, guidance=None):
     Eq. `eq-euler-is-ddim`; Lipman et al. 2023.
     """
     times = torch.as_tensor(times).tolist()
+    if not times: raise ValueError("times must have shape (N,) with N > 0, got none")
     if not 1 > times[0] or times != sorted(times, reverse=True) or times[-1] <= 0:
         raise ValueError(f"times must fall and lie between 0 and 1, got {times[0]} to {times[-1]}")
     for tau, below in zip(times, [*times[1:], 0.0]):

@@ -69,8 +69,13 @@ class Recipe:
         def want(ok, field, wanted):
             if not ok: raise ValueError(f"{field} must be {wanted}, got {getattr(self, field)!r}")
 
-        for field in ("steps", "batch", "warmup", "save_every", "accumulate", "lr", "clip"):
-            want(getattr(self, field) > 0, field, "above 0")
+        for field in ("steps", "batch", "warmup", "save_every", "accumulate"):
+            value = getattr(self, field)
+            want(isinstance(value, int) and value > 0, field, "a whole number above 0")
+        for field in ("lr", "clip"):
+            want(0 < getattr(self, field) < math.inf, field, "above 0 and finite")
+        want(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite")
+        want(isinstance(self.seed, int) and self.seed >= 0, "seed", "a whole number of at least 0")
         want(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1")
         want(self.precision in PRECISIONS, "precision", f"one of {list(PRECISIONS)}")
         want(self.timesteps in TIMESTEPS, "timesteps", f"one of {list(TIMESTEPS)}")

@@ -91,6 +91,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .checks import require, require_floats
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ConvResampling, Norm,
                                          PlainResampling, ResBlock, double, halve, keep,
                                          timestep_embedding, zeroed)
@@ -177,6 +178,7 @@ def check_pictures(config, x_t, t):
     if x_t.ndim != 4 or x_t.shape[1] != config.in_channels:
         raise ValueError(f"x_t must have shape (B, {config.in_channels}, H, W), got "
                          f"{tuple(x_t.shape)}")
+    require_floats(x_t=x_t)
     if any(side % 2 ** halvings for side in x_t.shape[2:]):
         raise ValueError(f"x_t must have sides that halve {halvings} times, got "
                          f"{tuple(x_t.shape)}")
@@ -194,7 +196,7 @@ def check_classes(config, y, batch):
         got = None if y is None else f"{y.dtype} of shape {tuple(y.shape)}"
         raise ValueError(f"y must hold a class for each of {batch} examples, whole numbers below "
                          f"{config.classes}, got {got}")
-    if y.is_meta or torch.compiler.is_compiling() or batch == 0: return
+    if not y.is_cpu or torch.compiler.is_compiling() or batch == 0: return  # elsewhere: to wait
     if y.min() < 0 or y.max() >= config.classes:
         raise ValueError(f"y must hold classes in [0, {config.classes}), got {y.min().item()} "
                          f"to {y.max().item()}")
@@ -338,6 +340,8 @@ def set_torso(model, dtype):
     """Put the convolutions of the torso of `model` (a `UNet` or a `Classifier`) into `dtype`,
     `torch.float16` or `torch.bfloat16`, or back into `torch.float32`; norms, embeddings and the
     last layers stay float32. In place; gives the model."""
+    known = (torch.float32, torch.float16, torch.bfloat16)
+    require(dtype in known, "dtype", f"be one of {known}", dtype)
     for name, module in model.named_modules():
         if name.startswith(("encoder.", "up.")) and isinstance(module, (nn.Conv1d, nn.Conv2d)):
             module.to(dtype)

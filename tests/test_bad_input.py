@@ -1,0 +1,390 @@
+"""Bad input to every public function: one clear error that names the argument, what came and what was wanted.
+
+Each line of the table is a call that must not go through. It must end in a ValueError, TypeError or OSError of one line that says
+what stands beside it; the last test holds that the table is long enough and leaves out no public function."""
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nan
+
+import guided_diffusion_edu as gde
+
+INF = float('inf')
+LINE = gde.linear_schedule(100)
+SHORT = gde.respace(LINE, 3)
+WORLD = gde.four_corners()
+EPS, NAMES = WORLD.denoiser(LINE), WORLD.classifier(LINE)
+X, T, Y = torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1])
+PIXELS = torch.zeros(2, 1, 8, 8)
+SMALL = dict(image_size=8, in_channels=1, channels=8, channel_mult=(1, 1), res_blocks=1, attention_resolutions=(4,), head_channels=8, groups=4)
+PLAN, GUIDE = gde.UNetConfig(**SMALL, learned_variance=False), gde.ClassifierConfig(**SMALL, classes=3)
+NET, JUDGE = gde.UNet(PLAN), gde.Classifier(GUIDE)
+OF_CLASS = gde.UNet(replace(PLAN, classes=3))
+ENLARGER = gde.UNet(replace(PLAN, low_res=True))
+DATA = gde.Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 2]), ('a', 'b', 'c'))
+LAW = gde.moments(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+SAMPLERS = [gde.ddpm_sample, gde.ddim_sample, gde.dpmpp_2m_sample, gde.dpmpp_2m_sde_sample, gde.heun_sample, gde.sde_sample, gde.recurrent_sample]
+
+
+def flat(x, t, y=None): return torch.zeros_like(x)
+
+
+def meta(x): return x.to('meta')
+
+
+def level(x, t): return x.sum(1)
+
+
+TABLE = [  # (what, said, call)
+    # 1. schedules
+    ('Schedule of nothing', r'betas must have shape \(T,\) with T > 0, got \(0,\)', lambda: gde.Schedule([])),
+    ('Schedule of a matrix', r'betas must have shape .* got \(1, 1\)', lambda: gde.Schedule([[0.1]])),
+    ('Schedule of a number', r'betas must have shape .* got \(\)', lambda: gde.Schedule(0.1)),
+    ('Schedule of words', 'betas must be numbers', lambda: gde.Schedule('linear')),
+    ('Schedule with beta 0', 'betas must lie strictly between 0 and 1, got 0 to', lambda: gde.Schedule([0.0, 0.1])),
+    ('Schedule with beta 1', 'betas must lie strictly between 0 and 1', lambda: gde.Schedule([0.1, 1.0])),
+    ('Schedule with beta nan', 'betas must lie strictly between 0 and 1', lambda: gde.Schedule([0.1, nan])),
+    ('Schedule with infinite beta', 'betas must lie strictly between 0 and 1', lambda: gde.Schedule([0.1, INF])),
+    ('Schedule with too few timesteps', r'timesteps must have shape \(2,\)', lambda: gde.Schedule([0.1, 0.2], [0])),
+    ('Schedule with timesteps of floats', 'timesteps must be whole numbers', lambda: gde.Schedule([0.1, 0.2], [0.0, 1.5])),
+    ('Schedule with timesteps below 0', 'timesteps must be whole numbers', lambda: gde.Schedule([0.1, 0.2], [-1, 0])),
+    ('linear_schedule of no steps', 'T must be .* got 0', lambda: gde.linear_schedule(0)),
+    ('linear_schedule of few steps', 'T must be .* got 20', lambda: gde.linear_schedule(20)),
+    ('linear_schedule of a fraction', 'T must be a whole number .* got 50.5', lambda: gde.linear_schedule(50.5)),
+    ('linear_schedule of a word', "T must be a whole number .* got '1000'", lambda: gde.linear_schedule('1000')),
+    ('linear_schedule of nan', 'T must be a whole number .* got nan', lambda: gde.linear_schedule(nan)),
+    ('cosine_schedule of no steps', 'T must be .* got 0', lambda: gde.cosine_schedule(0)),
+    ('cosine_schedule backwards', 'T must be .* got -5', lambda: gde.cosine_schedule(-5)),
+    ('cosine_schedule of None', 'T must be a whole number .* got None', lambda: gde.cosine_schedule(None)),
+    ('schedule_from_alpha_bar of a rising curve', 'alpha_bar must be positive and fall', lambda: gde.schedule_from_alpha_bar(lambda u: 1 + u, 10)),
+    ('schedule_from_alpha_bar of nan', 'alpha_bar must be positive and fall', lambda: gde.schedule_from_alpha_bar(lambda u: u * nan, 10)),
+    ('schedule_from_alpha_bar of a negative curve', 'alpha_bar must be positive and fall', lambda: gde.schedule_from_alpha_bar(lambda u: -1 - u, 10)),
+    ('schedule_from_alpha_bar with a cap of 1', 'max_beta must be .* got 1', lambda: gde.schedule_from_alpha_bar(lambda u: 1 - u, 10, max_beta=1)),
+    ('log_snr of numbers', 'schedule must be a Schedule, got list', lambda: gde.log_snr([0.1])),
+    ('respace to none', 'steps must be between 1 and 100', lambda: gde.respace(LINE, 0)),
+    ('respace to fewer than none', 'steps must be between 1 and 100', lambda: gde.respace(LINE, -3)),
+    ('respace to one', 'steps must give at least 2 steps', lambda: gde.respace(LINE, 1)),
+    ('respace to too many', 'steps must be between 1 and 100', lambda: gde.respace(LINE, 101)),
+    ('respace by no stride', "steps must be reachable by a whole stride for 'ddim99'", lambda: gde.respace(LINE, 'ddim99')),
+    ('respace by ddim0', 'steps must be reachable', lambda: gde.respace(LINE, 'ddim0')),
+    ('respace by a word', "steps must be a count, .* got 'fast'", lambda: gde.respace(LINE, 'fast')),
+    ('respace by a gap', 'steps must be a count', lambda: gde.respace(LINE, '10,,20')),
+    ('respace by an empty list', r'steps must be a count.* got \[\]', lambda: gde.respace(LINE, [])),
+    ('respace by a fraction', 'steps must be a count.* got 2.5', lambda: gde.respace(LINE, 2.5)),
+    ('respace by None', 'steps must be a count.* got None', lambda: gde.respace(LINE, None)),
+    ('respace by more sections than steps', 'steps must be between 1 and', lambda: gde.respace(LINE, [1] * 101)),
+    ('respace of no schedule', 'schedule must be a Schedule, got Tensor', lambda: gde.respace(LINE.betas, 5)),
+    ('add_noise with t of another length', r't must have shape \(2,\), one step an example, got \(1,\)', lambda: LINE.add_noise(X, T[:1], X)),
+    ('add_noise with a number for t', 't must .* got int', lambda: LINE.add_noise(X, 3, X)),
+    ('add_noise with t of floats', 't must hold whole numbers, got torch.float32', lambda: LINE.add_noise(X, T.float(), X)),
+    ('add_noise beyond the last step', r't must hold steps in \[0, 100\), got 0 to 100', lambda: LINE.add_noise(X, torch.tensor([0, 100]), X)),
+    ('add_noise before the first step', r't must hold steps in \[0, 100\), got -1 to 0', lambda: LINE.add_noise(X, torch.tensor([-1, 0]), X)),
+    ('add_noise with eps of another shape', r'eps must have the shape \(2, 2\) of x_0, got \(2, 3\)', lambda: LINE.add_noise(X, T, torch.zeros(2, 3))),
+
+    # 2. the exact world
+    ('GaussianMixture of a row', r'means must have shape \(K, D\), got \(2,\)', lambda: gde.GaussianMixture([0.0, 1.0], [1.0, 1.0])),
+    ('GaussianMixture of nothing', r'means must have shape \(K, D\)', lambda: gde.GaussianMixture(torch.zeros(0, 2), torch.zeros(0))),
+    ('GaussianMixture with means of nan', 'means must be finite', lambda: gde.GaussianMixture([[nan]], [1.0])),
+    ('GaussianMixture with means of words', 'means must be numbers', lambda: gde.GaussianMixture('corners', [1.0])),
+    ('GaussianMixture with stds of another shape', r'stds must be standard deviations \(1,\)', lambda: gde.GaussianMixture([[0.0]], [1.0, 1.0])),
+    ('GaussianMixture with std 0', 'stds must be positive', lambda: gde.GaussianMixture([[0.0]], [0.0])),
+    ('GaussianMixture with std nan', 'stds must be positive', lambda: gde.GaussianMixture([[0.0]], [nan])),
+    ('GaussianMixture with std below 0', 'stds must be positive, got -1', lambda: gde.GaussianMixture([[0.0]], [-1.0])),
+    ('GaussianMixture with a covariance that is none', 'stds must be positive', lambda: gde.GaussianMixture([[0.0, 0.0]], -torch.eye(2)[None])),
+    ('GaussianMixture with a lopsided covariance', 'stds must be .*symmetric', lambda: gde.GaussianMixture([[0.0, 0.0]], [[[1.0, 0.5], [0.0, 1.0]]])),
+    ('GaussianMixture with a weight below 0', 'weights must be positive', lambda: gde.GaussianMixture([[0.0], [1.0]], [1.0, 1.0], [1.0, -1.0])),
+    ('GaussianMixture with too few weights', r'weights must have shape \(2,\)', lambda: gde.GaussianMixture([[0.0], [1.0]], [1.0, 1.0], [1.0])),
+    ('GaussianMixture with too many labels', r'labels must have shape \(1,\)', lambda: gde.GaussianMixture([[0.0]], [1.0], labels=[0, 1])),
+    ('GaussianMixture with a label below 0', 'labels must be whole numbers from 0', lambda: gde.GaussianMixture([[0.0]], [1.0], labels=[-1])),
+    ('GaussianMixture with labels of floats', 'labels must be whole numbers from 0', lambda: gde.GaussianMixture([[0.0]], [1.0], labels=[0.5])),
+    ('GaussianMixture.at beyond 1', r'alpha_bar must be in \(0, 1\], got 2', lambda: WORLD.at(2.0)),
+    ('GaussianMixture.at 0', r'alpha_bar must be in \(0, 1\], got 0', lambda: WORLD.at(0.0)),
+    ('GaussianMixture.at nan', r'alpha_bar must be in \(0, 1\], got nan', lambda: WORLD.at(nan)),
+    ('GaussianMixture.log_prob of another dimension', r'x must have shape \(B, 2\), got \(2, 3\)', lambda: WORLD.log_prob(torch.zeros(2, 3))),
+    ('GaussianMixture.log_prob of one point', r'x must have shape \(B, 2\), got \(2,\)', lambda: WORLD.log_prob(torch.zeros(2))),
+    ('GaussianMixture.log_prob with an unknown class', r'y must hold classes of \[0, 1\], got 7', lambda: WORLD.log_prob(X, torch.tensor([0, 7]))),
+    ('GaussianMixture.score of pictures', r'x must have shape \(B, 2\)', lambda: WORLD.score(PIXELS)),
+    ('GaussianMixture.score with one y for two', r'y must have shape \(2,\)', lambda: WORLD.score(X, Y[:1])),
+    ('GaussianMixture.class_log_probs of another dimension', r'x must have shape \(B, 2\)', lambda: WORLD.class_log_probs(torch.zeros(2, 1))),
+    ('GaussianMixture.sample of fewer than none', 'n must be a whole number .* got -1', lambda: WORLD.sample(-1)),
+    ('GaussianMixture.sample of half a point', 'n must be a whole number .* got 0.5', lambda: WORLD.sample(0.5)),
+    ('GaussianMixture.sample of an unknown class', r'label must be one of \[0, 1\], got 2', lambda: WORLD.sample(1, 2)),
+    ('denoiser beyond the schedule', r't must hold steps in \[0, 100\)', lambda: EPS(X, torch.tensor([0, 100]))),
+    ('denoiser with t of another length', r't must have shape \(2,\)', lambda: EPS(X, T[:1])),
+    ('exact classifier with t of floats', 't must hold whole numbers', lambda: NAMES(X, T.float())),
+    ('two_trees that grow down', 'depth must be a whole number .* got -1', lambda: gde.two_trees(-1)),
+
+    # 3. the reverse process
+    ('learned_variance beyond the schedule', r't must hold steps', lambda: gde.learned_variance(X, LINE, T + 99)),
+    ('simple_loss with t of another length', r't must have shape', lambda: gde.simple_loss(flat, LINE, X, T[:1], X)),
+    ('simple_loss beyond the schedule', r't must hold steps', lambda: gde.simple_loss(flat, LINE, X, T + 100, X)),
+    ('simple_loss with eps of another shape', 'eps must have the shape', lambda: gde.simple_loss(flat, LINE, X, T, X[:, :1])),
+    ('simple_loss of a model of another shape', r'model must give', lambda: gde.simple_loss(lambda x, t, y: x[:, :1], LINE, X, T, X)),
+    ('hybrid_loss of a model without variance', 'model must give 4 channels to learn its variance, got 2', lambda: gde.hybrid_loss(flat, LINE, X, T, X)),
+    ('hybrid_loss beyond the schedule', 't must hold steps', lambda: gde.hybrid_loss(flat, LINE, X, T - 1, X)),
+    ('bound_term with output of another shape', 'output must have 2 or 4 channels', lambda: gde.bound_term(X[:, :1], LINE, X, X, T)),
+    ('step_law with output of another shape', 'output must have 2 or 4 channels', lambda: gde.step_law(torch.zeros(2, 3), LINE, X, T)),
+    ('step_law beyond the schedule', 't must hold steps', lambda: gde.step_law(X, LINE, X, T + 99)),
+    ('bound_loss beyond the schedule', 't must hold steps', lambda: gde.bound_loss(flat, LINE, X, T + 99, X)),
+    ('noise_like with generators for others', 'generator must be one, or a list of 2', lambda: gde.noise_like(X, [torch.Generator()])),
+    ('noise_like with a seed', 'generator must be .* got int', lambda: gde.noise_like(X, 0)),
+    ('noise_like of whole numbers', 'x must be of floating point, got torch.int64', lambda: gde.noise_like(T)),
+    ('bits_per_dim of nothing', 'x_0 must hold at least 1 image', lambda: gde.bits_per_dim(flat, SHORT, X[:0])),
+    ('bits_per_dim of a model of another shape', 'output must have 2 or 4 channels', lambda: gde.bits_per_dim(lambda x, t, y: x[:, :1], SHORT, X)),
+    ('as_eps with a formula that is none', 'eps_from must be', lambda: gde.as_eps(flat, LINE, 'v')),
+    ('target_weight with a formula that is none', 'eps_from must be', lambda: gde.target_weight(LINE, 'v')),
+    ('SecondMomentSteps of no steps', 'T must be a whole number', lambda: gde.SecondMomentSteps(0)),
+    ('SecondMomentSteps told nan', 'losses must be finite', lambda: gde.SecondMomentSteps(5).update(T, torch.tensor([1.0, nan]))),
+    ('SecondMomentSteps told a step beyond', r't must hold steps in \[0, 2\)', lambda: gde.SecondMomentSteps(2).update(T + 1, torch.ones(2))),
+    ('SecondMomentSteps drawn less than none', 'batch must be a whole number', lambda: gde.SecondMomentSteps(5).draw(-1)),
+    ('dataset_bits of one image', 'x_0 must hold at least 2 images, got 1', lambda: gde.dataset_bits(flat, SHORT, X[:1])),
+    ('dataset_bits in batches of none', 'batch must be a whole number .* got 0', lambda: gde.dataset_bits(flat, SHORT, X, batch=0)),
+
+    # 4. guidance
+    ('classifier_guidance without classes', 'y must hold class indices, whole numbers .* got NoneType', lambda: gde.classifier_guidance(NAMES, None)),
+    ('classifier_guidance with classes of floats', 'y must hold class indices, whole numbers .* got torch.float32', lambda: gde.classifier_guidance(NAMES, Y.float())),
+    ('classifier_guidance with a class below 0', r'y must hold class indices in \[0, .* got -1', lambda: gde.classifier_guidance(NAMES, Y - 1)),
+    ('classifier_guidance with an unknown class', r'y must hold class indices in \[0, 2\), got 0 to 2', lambda: gde.classifier_guidance(NAMES, 2 * Y)(X, T)),
+    ('classifier_guidance with classes for others', r'y must have shape \(2,\), one class an example, got \(1,\)', lambda: gde.classifier_guidance(NAMES, Y[:1])(X, T)),
+    ('classifier_guidance of scale nan', 'scale must be a finite number, got nan', lambda: gde.classifier_guidance(NAMES, Y, nan)),
+    ('classifier_guidance of infinite scale', 'scale must be a finite number, got inf', lambda: gde.classifier_guidance(NAMES, Y, INF)),
+    ('classifier_guidance by a classifier of another shape', r'classifier must give shape \(B, classes\)', lambda: gde.classifier_guidance(level, Y)(X, T)),
+    ('log_prob_guidance of a matrix', r'log_prob must give shape \(2,\)', lambda: gde.log_prob_guidance(lambda x, t: x)(X, T)),
+    ('log_prob_guidance of scale nan', 'scale must be a finite number', lambda: gde.log_prob_guidance(level, nan)),
+    ('log_prob_guidance of what has no gradient', 'log_prob must be differentiable', lambda: gde.log_prob_guidance(lambda x, t: torch.zeros(len(x)))(X, T)),
+    ('guided_mean with a gradient of another shape', r'gradient must have the shape \(2, 2\) of mean, got \(2, 3\)', lambda: gde.guided_mean(X, 1.0, torch.zeros(2, 3))),
+    ('guided_eps with a gradient of another shape', r'gradient must have the shape \(2, 2\) of eps, got \(2, 3\)', lambda: gde.guided_eps(X, 0.5, torch.zeros(2, 3))),
+    ('second_order_step with a hessian too large', 'hessian must be smaller', lambda: gde.second_order_step(X, torch.eye(2).expand(2, 2, 2), X, 5 * torch.eye(2).expand(2, 2, 2))),
+    ('exact_guidance with an unknown class', r'y must hold classes of \[0, 1\], got 5', lambda: gde.exact_guidance(WORLD, LINE, Y + 4)(X, T)),
+    ('exact_guidance beyond the schedule', 't must hold steps', lambda: gde.exact_guidance(WORLD, LINE, Y)(X, T + 99)),
+    ('martingale_gap on nothing', 'x_0 must hold at least 2 examples, got 0', lambda: gde.martingale_gap(NAMES, LINE, X[:0])),
+    ('martingale_gap at one level', 'steps must give at least 2 steps', lambda: gde.martingale_gap(NAMES, LINE, X, levels=1)),
+    ('error_law of variance below 0', 'variance must be positive, got -1', lambda: gde.error_law(-1.0, 1.0, 1.0, 1.0)),
+
+    # 5. samplers of their own
+    ('ddpm_sample with an unknown place', 'gradient_at must be "x_t" or "mean", got \'mu\'', lambda: gde.ddpm_sample(flat, SHORT, (2, 2), gradient_at='mu')),
+    ('ddpm_sample with an unknown variance', 'variance must be "auto", .* got \'huge\'', lambda: gde.ddpm_sample(flat, SHORT, (2, 2), variance='huge')),
+    ('ddpm_sample with a variance never learned', 'variance can be "learned" only where', lambda: gde.ddpm_sample(flat, SHORT, (2, 2), variance='learned')),
+    ('ddim_sample with eta beyond 1', 'eta must be between 0 and 1, got 2', lambda: gde.ddim_sample(flat, SHORT, (2, 2), eta=2)),
+    ('ddim_sample with eta nan', 'eta must be between 0 and 1, got nan', lambda: gde.ddim_sample(flat, SHORT, (2, 2), eta=nan)),
+    ('ddim_invert of whole numbers', 'x_0 must be of floating point', lambda: gde.ddim_invert(flat, SHORT, T[:, None])),
+    ('ddim_invert of a model of another shape', 'model must give 2 or 4 channels', lambda: gde.ddim_invert(lambda x, t, y: x[:, :1], SHORT, X)),
+    ('recurrent_sample taken no times', 'repeats must be at least 1, got 0', lambda: gde.recurrent_sample(flat, SHORT, (2, 2), repeats=0)),
+    ('sde_sample with noise below 0', 'kappa must not be negative, got -1', lambda: gde.sde_sample(flat, SHORT, (2, 2), kappa=-1)),
+    ('edm_steps of one', 'steps must be at least 2, got 1', lambda: gde.edm_steps(LINE, 1)),
+    ('edm_steps of too many', 'steps must be few enough', lambda: gde.edm_steps(LINE, 1000)),
+    ('edm_steps with rho 0', 'rho must be .* got 0', lambda: gde.edm_steps(LINE, 5, rho=0)),
+    ('flow_sample with rising times', 'times must fall', lambda: gde.flow_sample(flat, [0.1, 0.9], X)),
+    ('flow_sample with no times', r'times must have shape \(N,\)', lambda: gde.flow_sample(flat, [], X)),
+    ('flow_sample with times beyond 1', 'times must fall and lie between 0 and 1, got 2', lambda: gde.flow_sample(flat, [2.0, 0.5], X)),
+    ('particle_sample with a twist of another shape', r'twist must give shape \(2,\)', lambda: gde.particle_sample(flat, SHORT, (2, 2), lambda x, t: x)),
+    ('particle_sample of none', 'shape must be', lambda: gde.particle_sample(flat, SHORT, (0, 2), level)),
+    ('particle_sample from noise of another shape', r'x_T must have the shape \(2, 2\)', lambda: gde.particle_sample(flat, SHORT, (2, 2), level, x_T=torch.zeros(3, 2))),
+    ('systematic with weights of nan', 'log_weights must be', lambda: gde.systematic(torch.tensor([0.0, nan]))),
+    ('effective_sample_size of nothing', 'log_weights must be', lambda: gde.effective_sample_size(torch.zeros(0))),
+    ('effective_sample_size of a matrix', 'log_weights must be', lambda: gde.effective_sample_size(X)),
+    ('power_twist to an unknown class', r'y must be a class index in \[0, 2\), got 5', lambda: gde.power_twist(NAMES, 5, 1.0)(X, T)),
+    ('annealed_twist to an unknown class', r'y must be a class index in \[0, 2\), got -1', lambda: gde.annealed_twist(NAMES, -1, 1.0, LINE)(X, T)),
+    ('annealed_twist beyond the schedule', 't must hold timesteps of the schedule', lambda: gde.annealed_twist(NAMES, 0, 1.0, LINE)(X, T + 99)),
+
+    # 6. to 8. networks
+    ('timestep_embedding of odd size', 'dim must be even, got 7', lambda: gde.timestep_embedding(T, 7)),
+    ('timestep_embedding of size 0', 'dim must be even and above 0, got 0', lambda: gde.timestep_embedding(T, 0)),
+    ('timestep_embedding of a matrix', r't must have shape \(B,\), got \(2, 2\)', lambda: gde.timestep_embedding(X, 8)),
+    ('AdaGN with groups that do not divide', 'channels must be a multiple of groups = 32, got 8', lambda: gde.AdaGN(8, 16)),
+    ('AdaGN with h of other channels', r'h must have shape \(B, 8, \.\.\.\), got \(2, 4, 2, 2\)', lambda: gde.AdaGN(8, 16, 4)(torch.zeros(2, 4, 2, 2), torch.zeros(2, 16))),
+    ('AdaGN with emb of another size', r'emb must have shape \(2, 16\), got \(2, 3\)', lambda: gde.AdaGN(8, 16, 4)(torch.zeros(2, 8, 2, 2), torch.zeros(2, 3))),
+    ('AddedNorm with groups that do not divide', 'channels must be a multiple of groups', lambda: gde.AddedNorm(8, 16)),
+    ('AddedNorm with emb of another size', 'emb must have shape', lambda: gde.AddedNorm(8, 16, 4)(torch.zeros(2, 8, 2, 2), torch.zeros(1, 16))),
+    ('AttentionBlock with heads that do not divide', 'channels must be a multiple of head_channels = 64, got 8', lambda: gde.AttentionBlock(8)),
+    ('AttentionBlock of other channels', r'h must have shape \(B, 8, \.\.\.\)', lambda: gde.AttentionBlock(8, 8, 4)(torch.zeros(2, 4, 2, 2))),
+    ('ResBlock with groups that do not divide', 'channels must be a multiple of groups', lambda: gde.ResBlock(8, 16)),
+    ('ResBlock of other channels', r'h must have shape \(B, 8, \.\.\.\)', lambda: gde.ResBlock(8, 16, groups=4)(torch.zeros(2, 4, 2, 2), torch.zeros(2, 16))),
+    ('UNetConfig of size 0', 'image_size must be a whole number above 0, got 0', lambda: gde.UNetConfig(image_size=0)),
+    ('UNetConfig of a size that does not halve', 'image_size must halve 3 times', lambda: gde.UNetConfig(image_size=20)),
+    ('UNetConfig with dropout 1', 'dropout must be at least 0 and below 1', lambda: gde.UNetConfig(dropout=1.0)),
+    ('UNetConfig with no resolution', 'channel_mult must have an entry', lambda: gde.UNetConfig(channel_mult=())),
+    ('UNetConfig with unknown conditioning', "conditioning must be one of .* got 'film'", lambda: gde.UNetConfig(conditioning='film')),
+    ('ClassifierConfig without classes', 'classes must be a whole number', lambda: gde.ClassifierConfig(classes=None)),
+    ('ClassifierConfig with classes of floats', 'classes must be a whole number above 0, or None, got 2.5', lambda: gde.ClassifierConfig(classes=2.5)),
+    ('UNet of no plan', 'config must be a UNetConfig, got dict', lambda: gde.UNet(SMALL)),
+    ('Classifier of no plan', 'config must be a ClassifierConfig, got UNetConfig', lambda: gde.Classifier(PLAN)),
+    ('UNet with other channels', r'x_t must have shape \(B, 1, H, W\), got \(2, 3, 8, 8\)', lambda: NET(PIXELS.expand(-1, 3, -1, -1), T)),
+    ('UNet with a flat picture', 'x_t must have shape', lambda: NET(PIXELS[0], T)),
+    ('UNet with odd sides', 'x_t must have sides that halve 1 times', lambda: NET(torch.zeros(2, 1, 7, 7), T)),
+    ('UNet with t of another length', r't must have shape \(2,\)', lambda: NET(PIXELS, T[:1])),
+    ('UNet with pixels that are whole numbers', 'x_t must be of floating point, got torch.uint8', lambda: NET(DATA.pixels[:2], T)),
+    ('UNet with a class it does not know of', 'y must be None: this model has no classes', lambda: NET(PIXELS, T, Y)),
+    ('UNet without the class it wants', 'y must hold a class for each of 2 examples', lambda: OF_CLASS(PIXELS, T)),
+    ('UNet with a class beyond', r'y must hold classes in \[0, 3\), got 2 to 3', lambda: OF_CLASS(PIXELS, T, Y + 2)),
+    ('UNet with classes of floats', 'y must hold a class for each .* torch.float32', lambda: OF_CLASS(PIXELS, T, Y.float())),
+    ('UNet with pictures to enlarge that it cannot', 'low_res must be None', lambda: NET(PIXELS, T, low_res=PIXELS)),
+    ('UNet without the pictures to enlarge', 'low_res must be the pictures to enlarge', lambda: ENLARGER(PIXELS, T)),
+    ('UNet with pictures to enlarge for others', r'low_res must have shape \(2, 1\) \+', lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1])),
+    ('Classifier with another size', 'x_t must be pictures of 8 x 8', lambda: JUDGE(torch.zeros(2, 1, 16, 16), T)),
+    ('Classifier with whole numbers', 'x_t must be of floating point', lambda: JUDGE(DATA.pixels[:2], T)),
+    ('Classifier with t of another length', r't must have shape \(2,\)', lambda: JUDGE(PIXELS, T[:1])),
+    ('classifier_loss with an unknown class', r'y must hold classes in \[0, 3\), got 2 to 3', lambda: gde.classifier_loss(JUDGE, LINE, PIXELS, Y + 2, T, PIXELS)),
+    ('classifier_loss with classes for others', r'y must have shape \(2,\)', lambda: gde.classifier_loss(JUDGE, LINE, PIXELS, Y[:1], T, PIXELS)),
+    ('set_torso to whole numbers', 'dtype must be', lambda: gde.set_torso(NET, torch.int8)),
+    ('survey with other channels', 'x_t must have shape', lambda: gde.survey(NET, X, T)),
+    ('recompute_stages of no network', 'model must be', lambda: gde.recompute_stages(flat)),
+    ('draw_unet of a classifier', 'model must be a UNet, got Classifier', lambda: gde.draw_unet(JUDGE, [])),
+
+    # 9. data
+    ('load_data of an unknown name', "data must be .* got 'lions'", lambda: gde.load_data('lions')),
+    ('load_data of None', 'data must be .* got None', lambda: gde.load_data(None)),
+    ('load_data of a missing folder', 'data must be a folder', lambda: gde.load_data('folder:/nowhere/at/all')),
+    ('load_data of missing emoji', 'data must be emoji that are there', lambda: gde.load_data('emoji:/nowhere/at/all')),
+    ('load_data at size 0', 'image_size must be a whole number .* got 0', lambda: gde.load_data('folder:tests', image_size=0)),
+    ('load_data with an unknown rule', "unfit must be one of .* got 'guess'", lambda: gde.load_data('digits', unfit='guess')),
+    ('padded to less', 'size must be at least that of the pictures, 8 x 8, got 4', lambda: gde.padded(DATA, 4)),
+    ('centre_crop to nothing', 'size must be a whole number .* got 0', lambda: gde.centre_crop(picture(), 0)),
+    ('centre_crop of a tensor', 'picture must be a PIL image, got Tensor', lambda: gde.centre_crop(PIXELS, 4)),
+    ('from_pixels of floats', 'pixels must be uint8, got torch.float32', lambda: gde.from_pixels(PIXELS)),
+    ('data_card of an unknown name', "name must be .* got 'lions'", lambda: gde.data_card('lions', DATA)),
+    ('some_of_each with too many', 'n must be at most the pictures of each class, got 2', lambda: gde.some_of_each(DATA, 2)),
+    ('some_of_each with none', 'n must be a whole number .* got 0', lambda: gde.some_of_each(DATA, 0)),
+    ('digits_judge of another size', r'x must have shape \(B, 1, 8, 8\)', lambda: judge()(torch.zeros(2, 1, 9, 9))),
+    ('spread_within of nothing', r'x must hold at least 1 example', lambda: gde.spread_within(PIXELS[:0], Y[:0])),
+    ('spread_within with classes for others', r'y must have shape \(2,\)', lambda: gde.spread_within(PIXELS, Y[:1])),
+
+    # 10. training
+    ('Recipe of no steps', 'steps must be .* got 0', lambda: gde.Recipe(steps=0)),
+    ('Recipe of half a step', 'steps must be .* got 1.5', lambda: gde.Recipe(steps=1.5)),
+    ('Recipe with lr nan', 'lr must be .* got nan', lambda: gde.Recipe(lr=nan)),
+    ('Recipe with infinite lr', 'lr must be .* got inf', lambda: gde.Recipe(lr=INF)),
+    ('Recipe with an average that stands still', 'ema_decay must be', lambda: gde.Recipe(ema_decay=1.0)),
+    ('Recipe with decay below 0', 'weight_decay must be .* got -1', lambda: gde.Recipe(weight_decay=-1.0)),
+    ('Recipe with an unknown precision', "precision must be one of .* got 'int8'", lambda: gde.Recipe(precision='int8')),
+    ('Recipe with a seed below 0', 'seed must be .* got -1', lambda: gde.Recipe(seed=-1)),
+    ('moving_average that stands still', 'decay must be .* got 1', lambda: gde.moving_average(NET, 1.0)),
+    ('accuracy_by_level beyond the schedule', r't must hold steps|levels must', lambda: gde.accuracy_by_level(JUDGE, LINE, DATA, levels=(100,))),
+    ('watch_samples of too many steps', 'steps must be between', lambda: gde.watch_samples('.', LINE, (1, 1, 8, 8), steps=1000)),
+    ('write_half of a missing folder', 'source must be a folder with trained weights', lambda: gde.write_half('/nowhere/at/all', '/nowhere/out')),
+    ('training_cost in no process', 'world must be', lambda: gde.training_cost(gde.UNet, PLAN, gde.Recipe(), world=0)),
+
+    # 11. weights
+    ('load_pretrained of an unknown name', "weights must be one of .* got 'lion'", lambda: gde.load_pretrained('lion')),
+    ('load_pretrained of a way out of the folder', 'weights must be one of', lambda: gde.load_pretrained('../weights')),
+    ('openai_config of an unknown name', "name must be one of .* got '65x65_diffusion'", lambda: gde.openai_config('65x65_diffusion')),
+    ('openai_release of None', 'name must be one of .* got None', lambda: gde.openai_release(None)),
+    ('fetch_openai of a way out of the folder', 'name must be one of', lambda: gde.fetch_openai('../../etc/passwd')),
+    ('read_weights of a missing file', 'path must be a file of weights', lambda: gde.read_weights('/nowhere/at/all.pt')),
+    ('read_weights of a folder', 'path must be a file of weights', lambda: gde.read_weights('tests')),
+    ('from_openai with no weights', 'weights must fit the model, and these do not: missing', lambda: gde.from_openai('64x64_classifier', {})),
+    ('load_released with weights of words', 'weights must be tensors by name', lambda: gde.load_released(NET, {'time_embed.0.weight': 'a'})),
+    ('upsample of a flat picture', r'low_res must have shape \(B, C, h, w\), got \(1, 8, 8\)', lambda: gde.upsample(ENLARGER, SHORT, PIXELS[0])),
+    ('upsample by what does not', 'low_res must be None: this model does not', lambda: gde.upsample(NET, SHORT, PIXELS)),
+    ('nearest_distances to nothing', 'others must hold at least 1', lambda: gde.nearest_distances(PIXELS, PIXELS[:0])),
+    ('nearest_distances to others of another size', r'others must have shape \(N, 1, 8, 8\)', lambda: gde.nearest_distances(PIXELS, torch.zeros(3, 1, 4, 4))),
+    ('loss_on no level', 'levels must be', lambda: gde.loss_on(flat, LINE, DATA, levels=0)),
+
+    # 12. evaluation
+    ('moments of nothing', r'features must have shape \(N, D\) with N > 0', lambda: gde.moments(torch.zeros(0, 3))),
+    ('moments of nan', 'features must be finite', lambda: gde.moments(torch.tensor([[nan]]))),
+    ('merge_moments of two sizes', 'a and b must have features of one size, got 3 and 2', lambda: gde.merge_moments(LAW, gde.moments(torch.zeros(2, 2)))),
+    ('fid of a row', r'features must have shape', lambda: gde.fid(torch.zeros(3), torch.zeros(3))),
+    ('fid of one sample', 'covariance needs at least 2 samples', lambda: gde.fid(torch.zeros(1, 3), torch.zeros(4, 3))),
+    ('fid of two sizes', 'features of one size, got 3 and 2', lambda: gde.fid(torch.zeros(4, 3), torch.zeros(4, 2))),
+    ('frechet_distance of infinite features', 'features must be finite', lambda: gde.fid(torch.full((4, 2), INF), torch.zeros(4, 2))),
+    ('fid_infinity of few samples', 'features must be more than 5 samples', lambda: gde.fid_infinity(LAW, torch.zeros(4, 3))),
+    ('fid_infinity of one subset', 'subsets must be', lambda: gde.fid_infinity(LAW, torch.randn(50, 3), subsets=1)),
+    ('inception_score of logits', 'probs must be probabilities', lambda: gde.inception_score(torch.tensor([[3.0, 4.0]]))),
+    ('inception_score of nothing', 'probs must have shape', lambda: gde.inception_score(torch.zeros(0, 3))),
+    ('precision_recall of two sizes', 'must have one size, got 3 and 2', lambda: gde.precision_recall(torch.zeros(9, 3), torch.zeros(9, 2))),
+    ('precision_recall of too many neighbours', 'k must be from 1 to the number of samples - 1, got k = 9 for 9', lambda: gde.precision_recall(torch.zeros(9, 3), torch.zeros(9, 3), k=9)),
+    ('density_coverage of no neighbour', 'k must be from 1', lambda: gde.density_coverage(torch.zeros(9, 3), torch.zeros(9, 3), k=0)),
+    ('bootstrap_interval of nothing', 'rows must hold at least 1', lambda: gde.bootstrap_interval(torch.mean, torch.zeros(0))),
+    ('bootstrap_interval redrawn never', 'repeats must be .* got 0', lambda: gde.bootstrap_interval(torch.mean, torch.zeros(5), repeats=0)),
+    ('bootstrap_interval of level 2', 'level must be .* got 2', lambda: gde.bootstrap_interval(torch.mean, torch.zeros(5), level=2)),
+    ('Batch that is not there', 'batch must be a file', lambda: gde.Batch('/nowhere/at/all.npz')),
+    ('trade_off of unknown weights', 'weights must be one of', lambda: gde.trade_off('lion', '/nowhere/out.json')),
+
+    # 14. to 20. beyond
+    ('drop_labels by a share of 2', r'share must be between 0 and 1, got 2', lambda: gde.drop_labels(Y, 2, 9)),
+    ('drop_labels by a share of nan', r'share must be between 0 and 1, got nan', lambda: gde.drop_labels(Y, nan, 9)),
+    ('free_guidance without classes', 'y must hold class indices', lambda: gde.free_guidance(OF_CLASS, None, 2.0)),
+    ('free_guidance of scale nan', 'scale must be a finite number', lambda: gde.free_guidance(OF_CLASS, Y, nan)),
+    ('autoguidance of infinite scale', 'scale must be a finite number', lambda: gde.autoguidance(flat, flat, INF)),
+    ('autoguidance by models of two shapes', r'weaker must give', lambda: gde.autoguidance(flat, lambda x, t, y: x[:, :1], 2.0)(X, T)),
+    ('implicit_guidance of scale nan', 'scale must be a finite number', lambda: gde.implicit_guidance(EPS, LINE, Y, nan)),
+    ('guided_model by guidance of another shape', r'guidance must give a gradient of the shape', lambda: gde.guided_model(flat, LINE, lambda x, t: x[:, :1])(X, T)),
+    ('of_class without a model', 'model must be a function', lambda: gde.of_class(None, Y)),
+    ('interval_guidance backwards', 'first must be at most last', lambda: gde.interval_guidance(flat, flat, 10, 5)),
+    ('rescaled_guidance by a share of 2', 'share|rescale|phi', lambda: gde.rescaled_guidance(flat, flat, LINE, 2.0, 2.0)),
+    ('projected_guidance of scale nan', 'scale must be a finite number', lambda: gde.projected_guidance(flat, flat, LINE, nan)),
+    ('tilted_world on one point', 'points must', lambda: gde.tilted_world(WORLD, 0, 1.0, X[:1])),
+    ('tilted_world to an unknown class', r'y must be a class index in \[0, 2\), got 5', lambda: gde.tilted_world(WORLD, 5, 1.0, X)),
+    ('x_0_guidance of scale nan', 'scale must be a finite number', lambda: gde.x_0_guidance(flat, LINE, level, nan)),
+    ('x_0_guidance by a loss of another shape', r'loss must give shape|log_prob must give shape', lambda: gde.x_0_guidance(EPS, LINE, lambda x: x)(X, T)),
+    ('measurement_loss without error', 'r must be positive, got 0', lambda: gde.measurement_loss(lambda x: x, X, 0.0)),
+    ('measured_guidance without error', 'r must be positive, got -1', lambda: gde.measured_guidance(WORLD, LINE, torch.ones(1, 2), torch.zeros(1), -1.0)),
+    ('mended without error', 'r must be positive', lambda: gde.mended(level, LINE, 0.0)),
+    ('low_pass by 0', 'factor must be a whole number .* got 0', lambda: gde.low_pass(0)),
+    ('colour of a row', r'x_0 must have shape \(B, C, H, W\)', lambda: gde.colour(X)),
+    ('edges of a row', r'x_0 must have shape \(B, C, H, W\)', lambda: gde.edges(X)),
+    ('class_loss with classes of floats', 'y must hold class indices', lambda: gde.class_loss(NAMES, Y.float())),
+    ('all_of nothing', 'losses must', lambda: gde.all_of()),
+    ('any_of nothing', 'losses must', lambda: gde.any_of()),
+    ('waiting for a word', 'noisiest must be', lambda: gde.waiting(level, 'soon')),
+    ('dynamic_threshold beyond 1', 'quantile must be .* got 95', lambda: gde.dynamic_threshold(95)),
+    ('transfer_gap of nothing', 'x must hold at least 1', lambda: gde.transfer_gap(X[:0], Y[:0], level, level)),
+    ('mode_shares of another dimension', r'x must have shape \(B, 2\)', lambda: gde.mode_shares(WORLD, torch.zeros(2, 3))),
+    ('target_shares to an unknown class', r'y must be a class index', lambda: gde.target_shares(WORLD, 5, 1.0, X)),
+    ('tilted_law to an unknown class', 'y must be', lambda: gde.tilted_law(gde.GaussianMixture([[0.0], [1.0]], [1.0, 1.0]), 5, 1.0, 0.5)),
+    ('diffusion_of beyond the schedule', 't must hold steps', lambda: gde.diffusion_of(flat, LINE)(X, T + 99)),
+
+    # pictures
+    ('image_grid of nothing', r'images must have shape', lambda: gde.image_grid(PIXELS[:0])),
+    ('image_grid of two channels', r'images must have shape', lambda: gde.image_grid(torch.zeros(1, 2, 4, 4))),
+    ('image_grid of whole numbers', 'images must be of floating point', lambda: gde.image_grid(DATA.pixels)),
+    ('image_grid in rows of none', 'columns must be', lambda: gde.image_grid(PIXELS, columns=-1)),
+    ('show_grid of a row', 'images must have shape', lambda: gde.show_grid(X)),
+    ('to_pixels of whole numbers', 'images must be of floating point, got torch.uint8', lambda: gde.to_pixels(DATA.pixels)),
+]
+
+OF_SAMPLERS = [  # what every sampler says, with which arguments
+    ('no schedule', 'schedule must be a Schedule, got list', lambda sample: sample(flat, [0.1], (2, 2))),
+    ('a shape of no axes', 'shape must be', lambda sample: sample(flat, SHORT, ())),
+    ('a shape of fractions', 'shape must be', lambda sample: sample(flat, SHORT, (2, 2.5))),
+    ('a shape below 0', 'shape must be', lambda sample: sample(flat, SHORT, (-1, 2))),
+    ('a number for a shape', 'shape must be', lambda sample: sample(flat, SHORT, 4)),
+    ('x_T of another shape', r'x_T must have the shape \(2, 2\)', lambda sample: sample(flat, SHORT, (2, 2), x_T=torch.zeros(3, 2))),
+    ('x_T of whole numbers', 'x_T must be of floating point, got torch.int64', lambda sample: sample(flat, SHORT, (2, 1), x_T=T[:, None])),
+    ('a start without x_T', r'start must be in \[0, 2\] and come with x_T', lambda sample: sample(flat, SHORT, (2, 2), start=0)),
+    ('a start beyond the end', r'start must be in \[0, 2\]', lambda sample: sample(flat, SHORT, (2, 2), start=3, x_T=X)),
+    ('classes for others', r'y must have shape \(2,\)', lambda sample: sample(flat, SHORT, (2, 2), y=Y[:1])),
+    ('a class that is no tensor', 'y must be a tensor', lambda sample: sample(flat, SHORT, (2, 2), y=1)),
+    ('a class beyond the model', r'y must hold classes in \[0, 3\), got 2 to 3', lambda sample: sample(OF_CLASS, SHORT, PIXELS.shape, y=Y + 2)),
+    ('a model of three times the channels', 'model must give 2 or 4 channels', lambda sample: sample(lambda x, t, y: x.repeat(1, 3), SHORT, (2, 2))),
+    ('a model of half the pictures', 'model must give', lambda sample: sample(lambda x, t, y: x[:1], SHORT, (2, 2))),
+    ('a model that gives no tensor', 'model must give a tensor, got NoneType', lambda sample: sample(lambda x, t, y: None, SHORT, (2, 2))),
+    ('guidance of another shape', r'guidance must give a gradient of the shape \(2, 2\)', lambda sample: sample(flat, SHORT, (2, 2), guidance=lambda x, t: x[:, :1])),
+    ('guidance of nan', 'guidance must give finite gradients', lambda sample: sample(flat, SHORT, (2, 2), guidance=lambda x, t: x * nan)),
+    ('a seed for a generator', 'generator must be', lambda sample: sample(flat, SHORT, (2, 2), generator=0)),
+    ('too few generators', 'generator must be one, or a list of 2', lambda sample: sample(flat, SHORT, (2, 2), generator=[torch.Generator()])),
+]
+TABLE += [(f'{sampler.__name__} with {what}', said, partial(call, sampler)) for sampler in SAMPLERS for what, said, call in OF_SAMPLERS]
+
+
+def picture():
+    from PIL import Image
+    return Image.new('RGB', (8, 8))
+
+
+def judge(): return gde.digits_judge()
+
+
+@pytest.mark.parametrize('said, call', [pytest.param(said, call, id=what) for what, said, call in TABLE])
+def test_it_is_refused_in_one_line(said, call):
+    with pytest.raises((ValueError, TypeError, OSError)) as caught: call()
+    message = str(caught.value)
+    assert re.search(said, message) and '\n' not in message, message
+
+
+def test_the_table_is_long_enough():
+    assert len(TABLE) >= 150 and len({what for what, _, _ in TABLE}) == len(TABLE)
