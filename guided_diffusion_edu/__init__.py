@@ -34,7 +34,7 @@ from .training import (Recipe, accuracy_by_level, fit, moving_average,
                                            processes, steps_an_hour, train_classifier,
                                            train_diffusion, training_cost, watch_samples,
                                            watch_tensorboard, write_half)
-from .pretrained import (Pretrained, Release, available_weights,
+from .pretrained import (draw_guided, Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)

@@ -4,8 +4,8 @@
 __all__ = ['INCEPTION_SHA256', 'Moments', 'moments', 'merge_moments', 'Gaussian', 'frechet_distance', 'fid', 'fid_bias',
            'straight_line', 'fid_infinity', 'inception_score', 'split_inception_score', 'knn_radii', 'Manifolds',
            'manifolds', 'precision_recall', 'density_coverage', 'expected_coverage', 'bootstrap_interval', 'Features',
-           'Judge', 'train_judge', 'judge_of', 'require_sha256', 'Inception', 'feature_network', 'Batch', 'Extracted',
-           'extract', 'extract_reference', 'provenance', 'write_reference', 'require_enough', 'scores']
+           'Judge', 'train_judge', 'load_sized', 'judge_of', 'require_sha256', 'Inception', 'feature_network', 'Batch',
+           'Extracted', 'extract', 'extract_reference', 'provenance', 'write_reference', 'require_enough', 'scores']
 
 # %% ../nbs/12_evaluation.ipynb #c06
 from typing import NamedTuple
@@ -231,7 +231,7 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
 # %% ../nbs/12_evaluation.ipynb #c38
 from functools import lru_cache
 
-from .data import from_pixels, load_data
+from .data import from_pixels, load_data, padded
 
 
 class Features(NamedTuple):
@@ -281,10 +281,16 @@ def train_judge(data, steps=None, batch=64, seed=0):
     return judge.eval().requires_grad_(False)
 
 
+def load_sized(name, size, train=True):
+    "The data set `name` (see `load_data`) with pictures of `size` x `size`, padded if smaller."
+    return padded(load_data(name, train, image_size=size), size)
+
+
 @lru_cache
-def judge_of(name):
-    "The `Judge` of the data set `name` (see `load_data`), trained once a session."
-    return train_judge(load_data(name))
+def judge_of(name, size=None):
+    """The `Judge` of the data set `name` (see `load_data`), at `size` x `size` (default: the
+    data's own), trained once a session."""
+    return train_judge(load_sized(name, size) if size else load_data(name))
 
 # %% ../nbs/12_evaluation.ipynb #c44
 import hashlib
