@@ -442,7 +442,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv=None):
-    "The `gde` command. Gives the exit code: 0, or 2 with one line on standard error."
+    "The `gde` command. Gives the exit code: 0; 2 with one line on standard error; 130 if interrupted."
     parser = _Parser(prog="gde", description="Train, guide and sample diffusion models.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     _add_sample(verbs)
@@ -454,7 +454,12 @@ def main(argv=None):
     _verb(verbs, info, ["gde info"])
     args = parser.parse_args(argv)
     try: args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"gde {args.verb}: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt: return _said(args, "interrupted; what was written before is whole", 130)
+    except (torch.OutOfMemoryError, MemoryError): return _said(args, "not enough memory for this")
+    except (ValueError, OSError) as error: return _said(args, " ".join(str(error).split()))
     return 0
+
+
+def _said(args, message, code=2):
+    print(f"gde {args.verb}: {message}", file=sys.stderr)
+    return code

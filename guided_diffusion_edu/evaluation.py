@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .checks import require, require_between, require_whole
+
 
 def _rows(features, name="features"):
     "`features` (N, D) in float64, checked."
@@ -48,6 +50,8 @@ def merge_moments(a, b):
 
     Eq. `eq-chan-merge`; Chan, Golub and LeVeque 1983.
     """
+    sizes = len(a.mean), len(b.mean)
+    require(sizes[0] == sizes[1], "a and b", "have features of one size", f"{sizes[0]} and {sizes[1]}")
     count, difference = a.count + b.count, b.mean - a.mean
     between = torch.outer(difference, difference) * (a.count * b.count / count)
     return Moments(count, a.mean + difference * (b.count / count), a.scatter + b.scatter + between)
@@ -109,6 +113,7 @@ def fid_infinity(reference, features, subsets=12, generator=None):
     Eq. `eq-fid-line`; Chong and Forsyth 2020.
     """
     x = _rows(features)
+    require_whole(least=2, subsets=subsets)
     least = max(len(x) // 4, x.shape[1] + 2)
     if least >= len(x):
         raise ValueError(f"features must be more than {x.shape[1] + 2} samples of size "
@@ -221,6 +226,9 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
 
     Eq. `eq-bootstrap`; Efron 1979.
     """
+    require(len(rows) > 0, "rows", "hold at least 1 example", 0)
+    require_whole(repeats=repeats)
+    require_between(0, 1, level=level)
     def redrawn(): return rows[torch.randint(len(rows), (len(rows),), generator=generator)]
     values = torch.tensor([float(statistic(redrawn())) for _ in range(repeats)]).double()
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)

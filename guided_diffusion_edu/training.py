@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import trange
@@ -212,10 +212,14 @@ def write_tensors(path, tensors, about):
 
 
 def read_tensors(path):
-    "The tensors and the `about` of a file by `write_tensors`."
-    with safe_open(path, "pt") as file:
-        about = (file.metadata() or {}).get("about", "null")
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about)
+    "The tensors and the `about` of a file by `write_tensors`. ValueError if it is damaged."
+    try:
+        with safe_open(path, "pt") as file:
+            about = (file.metadata() or {}).get("about", "null")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"path must be a whole file of tensors; {path} is damaged: "
+                         f"{' '.join(str(error).split())}") from None
 
 # %% ../nbs/10_training.ipynb #c38
 class State:
