@@ -360,7 +360,7 @@ def feature_network(name):
         raise ValueError(f"features {name!r} must have their data set: {said}") from None
 
 # %% ../nbs/12_evaluation.ipynb #c48
-import shutil, subprocess, time, zipfile, zlib
+import math, shutil, subprocess, time, zipfile
 from contextlib import contextmanager
 
 import numpy
@@ -373,7 +373,9 @@ def _as_a_batch(path):
     try: yield
     except FileNotFoundError:
         raise ValueError(f"batch must be a file, and there is none at {path}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except (OSError, ValueError): raise
+    except Exception as error:  # over a damaged file its readers stumble in any way
+        error = " ".join(str(error).split())[:200]
         raise ValueError(f"batch must be a whole .npz file; {path} is not: {error}") from None
 
 
@@ -402,8 +404,9 @@ class Batch:
             raise ValueError("batch must hold samples (arr_0) or statistics (mu), "
                              f"{path} has {names}")
         shape, dtype = self.headers.get("arr_0", ((0, 1, 1, 3), numpy.dtype("uint8")))
-        if len(shape) != 4 or shape[3] not in (1, 3) or dtype != numpy.uint8:
-            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), "
+        fits = len(shape) == 4 and shape[3] in (1, 3) and dtype == numpy.uint8
+        if not fits or shape[0] < 0 or not all(0 < side <= 2048 for side in shape[1:3]):
+            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), sides up to 2048, "
                              f"{path} has {dtype} {shape}")
         self.count, self.size = shape[0], shape[1:]
 
@@ -411,6 +414,9 @@ class Batch:
         with archive.open(f"{name}.npy") as stream: return read(stream, name)
 
     def _whole(self, name):
+        shape, dtype = self.headers.get(name, ((), numpy.dtype("uint8")))
+        if not 0 <= math.prod(shape) * dtype.itemsize <= 2 ** 30 or any(n < 0 for n in shape):
+            raise ValueError(f"array {name} must be of at most 1 GiB, {self.path} has {dtype} {shape}")
         def read(stream, name): return npy.read_array(stream, allow_pickle=False)
         with _as_a_batch(self.path), zipfile.ZipFile(self.path) as archive:
             return self._open(archive, name, read)

@@ -12,12 +12,13 @@ from .objectives import as_eps
 from .samplers import (_alpha_bars, _begin, _gradient, _predict,
                                            _timestep, _walk, guided_eps,
                                            score_from_eps)
-from .schedules import per_example
+from .schedules import per_example, require_schedule
 
 
 def vp_rate(schedule):
     """beta(u) of the SDE over each step of `schedule`, float64 (T,), if the whole chain lasts one
     unit of time. Eq. `eq-vp-sde`; Song et al. 2021b, Eq. 11."""
+    require_schedule(schedule)
     return -len(schedule) * schedule.alphas.log()
 
 

@@ -311,7 +311,7 @@ def _remember(path, record):
     "Compare the SHA-256 of `path` with the one in `record`, or write it there."
     with open(path, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
     if not record.exists(): write_text(record, f"{found}  {record.stem}\n")
-    wanted = record.read_text().split()[0]
+    wanted = record.read_text().partition(" ")[0]
     if found != wanted:
         raise ValueError(f"{record.stem} must have the SHA-256 {wanted} written down in {record}, "
                          f"got {found}: damaged or exchanged")

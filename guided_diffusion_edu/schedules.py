@@ -70,7 +70,7 @@ def per_example(values, t, x):
     require_steps(t, len(x), len(values))
     values, t = values.to(x.dtype).to(x.device), t.to(x.device)
     if not t.is_cpu: inside, t = (t >= 0) & (t < len(values)), t.clamp(0, len(values) - 1)
-    picked = values[t] if t.is_cpu else values[t].where(inside, torch.nan)
+    picked = values[t] if t.is_cpu else values[t].masked_fill(~inside, torch.nan)
     return picked.view(-1, *[1] * (x.ndim - 1))
 
 

@@ -184,6 +184,7 @@ def write_whole(path, write):
     """Let `write(path)` fill a file beside `path`, then move it there: `path` is whole at any
     moment."""
     path = Path(path)
+    if not path.parent.is_dir(): raise FileNotFoundError(f"{path} must be in a folder that exists")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
@@ -272,22 +273,27 @@ def load_state(state, checkpoint, about):
     """Put what `checkpoint` holds into `state`. ValueError if it was written by a run that is
     not the same (`about`)."""
     tensors, found = read_tensors(checkpoint)
-    if found["about"] != about:
+    theirs = found.get("about") if isinstance(found, dict) else None
+    if theirs != about:
         raise ValueError(f"out must be a new folder or one of the same run; {checkpoint} "
-                         f"was written by another: {found['about']}")
+                         f"was written by another: {theirs}")
 
     def part(name):
         return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
 
-    state.model.load_state_dict(part("model."))
-    state.average.load_state_dict(part("average."))
-    memory = {}
-    for name, value in part("optimizer.").items():
-        i, key = name.split(".", 1)
-        memory.setdefault(int(i), {})[key] = value
-    state.optimizer.load_state_dict(dict(state.optimizer.state_dict(), state=memory))
-    state.scaler.load_state_dict(found["scaler"])
-    state.history = tensors["history"]
+    try:
+        state.model.load_state_dict(part("model."))
+        state.average.load_state_dict(part("average."))
+        memory = {}
+        for name, value in part("optimizer.").items():
+            i, key = name.split(".", 1)
+            memory.setdefault(int(i), {})[key] = value
+        state.optimizer.load_state_dict(dict(state.optimizer.state_dict(), state=memory))
+        state.scaler.load_state_dict(found["scaler"])
+        state.history = tensors["history"]
+    except (RuntimeError, LookupError, TypeError) as error:
+        raise ValueError(f"out must hold a whole checkpoint of this run, and {checkpoint} does "
+                         f"not fit: {' '.join(str(error).split())}") from None
     for name, value in part("adaptive.").items(): setattr(state.adaptive, name, value)
 
 # %% ../nbs/10_training.ipynb #c48

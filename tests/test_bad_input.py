@@ -2,15 +2,18 @@
 
 Each line of the table is a call that must not go through. It must end in a ValueError, TypeError or OSError of one line that says
 what stands beside it; the last test holds that the table is long enough and leaves out no public function."""
-import re
-from dataclasses import replace
+import errno, gzip, io, json, os, pickle, re, shutil, struct, tempfile, zipfile, zlib
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nan
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu import cli, data, evaluation, pretrained, schedules, tradeoff, training
+from guided_diffusion_edu.cli import main
 
 INF = float('inf')
 LINE = gde.linear_schedule(100)
@@ -176,15 +179,15 @@ TABLE = [  # (what, said, call)
     ('flow_sample with times beyond 1', 'times must fall and lie between 0 and 1, got 2', lambda: gde.flow_sample(flat, [2.0, 0.5], X)),
     ('particle_sample with a twist of another shape', r'twist\(x_t, t\) must have shape \(2,\), got \(2, 2\)', lambda: gde.particle_sample(flat, SHORT, (2, 2), lambda x, t: x)),
     ('particle_sample of none', 'shape must be', lambda: gde.particle_sample(flat, SHORT, (0, 2), level)),
-    ('particle_sample from noise of another shape', r'x_T must have the shape \(2, 2\)', lambda: gde.particle_sample(flat, SHORT, (2, 2), level, x_T=torch.zeros(3, 2))),
+    ('particle_sample from noise of another shape', r'x_T must have shape \(2, 2\)', lambda: gde.particle_sample(flat, SHORT, (2, 2), level, x_T=torch.zeros(3, 2))),
     ('systematic with weights of nan', 'log_weights must be', lambda: gde.systematic(torch.tensor([0.0, nan]))),
     ('effective_sample_size of nothing', 'log_weights must be', lambda: gde.effective_sample_size(torch.zeros(0))),
-    ('effective_sample_size of a matrix', 'log_weights must be', lambda: gde.effective_sample_size(X)),
+    ('effective_sample_size of a matrix', 'log_weights must have shape', lambda: gde.effective_sample_size(X)),
     ('power_twist to an unknown class', r'y must be a class index in \[0, 2\), got 5', lambda: gde.power_twist(NAMES, 5, 1.0)(X, T)),
     ('annealed_twist to an unknown class', r'y must be a class index in \[0, 2\), got -1', lambda: gde.annealed_twist(NAMES, -1, 1.0, LINE)(X, T)),
 
     # 6. to 8. networks
-    ('timestep_embedding of odd size', 'dim must be even, got 7', lambda: gde.timestep_embedding(T, 7)),
+    ('timestep_embedding of odd size', 'dim must be even and above 0, got 7', lambda: gde.timestep_embedding(T, 7)),
     ('timestep_embedding of size 0', 'dim must be even and above 0, got 0', lambda: gde.timestep_embedding(T, 0)),
     ('timestep_embedding of a matrix', r't must have shape \(B,\), got \(2, 2\)', lambda: gde.timestep_embedding(X, 8)),
     ('AdaGN with groups that do not divide', 'channels must be a multiple of groups = 32, got 8', lambda: gde.AdaGN(8, 16)),
@@ -241,7 +244,7 @@ TABLE = [  # (what, said, call)
     ('spread_within with classes for others', r'y must have shape \(2,\)', lambda: gde.spread_within(PIXELS, Y[:1])),
 
     # 10. training
-    ('Recipe of no steps', 'steps must be a whole number above 0, .* got 0', lambda: gde.Recipe(steps=0)),
+    ('Recipe of no steps', 'steps must be a whole number above 0, got 0', lambda: gde.Recipe(steps=0)),
     ('Recipe of half a step', 'steps must be .* got 1.5', lambda: gde.Recipe(steps=1.5)),
     ('Recipe with lr nan', 'lr must be .* got nan', lambda: gde.Recipe(lr=nan)),
     ('Recipe with infinite lr', 'lr must be .* got inf', lambda: gde.Recipe(lr=INF)),
@@ -265,6 +268,9 @@ TABLE = [  # (what, said, call)
     ('load_released with weights of words', 'weights must be tensors by name', lambda: gde.load_released(NET, {'time_embed.0.weight': 'a'})),
     ('upsample of a flat picture', r'low_res must have shape \(B, C, h, w\), got \(1, 8, 8\)', lambda: gde.upsample(ENLARGER, SHORT, PIXELS[0])),
     ('upsample by what does not', 'low_res must be None: this model does not', lambda: gde.upsample(NET, SHORT, PIXELS)),
+    ('draw_guided of no class', r'y must be one or more classes in \[0, 10\), got \[\]', lambda: gde.draw_guided(gde.load_pretrained('digits'), T[:0])),
+    ('draw_guided of an unknown class', r'y must be one or more classes in \[0, 10\), got \[10\]', lambda: gde.draw_guided(gde.load_pretrained('digits'), T[:1] + 10)),
+    ('train_classifier in uneven shares', 'batch must be a multiple', lambda: gde.train_classifier(GUIDE, DATA, tempfile.mkdtemp(), gde.Recipe(batch=4, accumulate=3))),
     ('nearest_distances to nothing', 'others must hold at least 1', lambda: gde.nearest_distances(PIXELS, PIXELS[:0])),
     ('nearest_distances to others of another size', r'others must have shape \(N, 1, 8, 8\)', lambda: gde.nearest_distances(PIXELS, torch.zeros(3, 1, 4, 4))),
     ('loss_on no level', 'levels must be', lambda: gde.loss_on(flat, LINE, DATA, levels=0)),
@@ -352,6 +358,317 @@ OF_SAMPLERS = [  # what every sampler says, with which arguments
 TABLE += [(f'{sampler.__name__} with {what}', said, partial(call, sampler)) for sampler in SAMPLERS for what, said, call in OF_SAMPLERS]
 
 
+# Files: each is made at `path`, then read.
+
+RAN = []  # what code from a file would leave a trace in
+
+
+class Payload:
+    def __reduce__(self): return (RAN.append, ('code from a file has run',))
+
+
+def lying(header, data=b''):
+    "A safetensors file whose header says `header`."
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack('<Q', len(header)) + header + data
+
+
+def weights(path, **lies):
+    "A folder with the shipped digits, in which some files have other contents."
+    shutil.copytree(pretrained.WEIGHTS / 'digits', path)
+    for name, lie in lies.items():
+        file = path / name.replace('_', '.')
+        if callable(lie): file.write_text(json.dumps(lie(json.loads(file.read_text()))))
+        elif lie is None: file.unlink()
+        else: file.write_bytes(lie)
+    return path
+
+
+def changed(**fields): return lambda record: record | fields
+
+
+def npy(array=None, descr='|u1', shape=(4, 8, 8, 3), data=b''):
+    "The bytes of an .npy member that says what it likes of itself."
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header) + 1) + header + b'\n' + data
+
+
+def archive(path, bomb=0, **members):
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items(): file.writestr(name.replace('__', '/').replace('DOTS', '..') + '.npy', content + bytes(bomb))
+    return path
+
+
+def png(path, width, height):
+    "A PNG that says it is `width` x `height`, and is cut off there."
+    chunk = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + chunk + struct.pack('>I', zlib.crc32(chunk)) + b'\x00\x00\x00\x10IDAT')
+    return path.parent.parent
+
+
+def emoji(path, listed):
+    png(path / 'img' / 'any' / '64' / 'a.png', 64, 64)
+    (path / 'emoji.json').write_text(listed)
+    return f'emoji:{path}'
+
+
+def whole(path): return path.write_bytes(lying({'a': dict(dtype='F32', shape=[1], data_offsets=[0, 4])}, b'\0' * 4))
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+WHOLE, NOT_NPZ = 'path must be a whole file of tensors', 'batch must be a whole .npz file'
+FILES = [  # (what, what is said, what is done with the path)
+    ('a pickle that runs code', WHOLE, lambda p: gde.read_weights(written(p, pickle.dumps(Payload())))),
+    ('a PyTorch file that runs code', WHOLE, lambda p: (torch.save({'a': Payload()}, p), gde.read_weights(p))),
+    ('a checkpoint that runs code', WHOLE, lambda p: (torch.save({'time_embed.0.weight': Payload()}, p), gde.from_openai('64x64_classifier', p))),
+    ('an old PyTorch file that runs code', WHOLE, lambda p: (torch.save([Payload()], p, _use_new_zipfile_serialization=False), gde.read_weights(p))),
+    ('a PyTorch file of other things', 'path must be a file of tensors by name', lambda p: (torch.save({'a': 3}, p), gde.read_weights(p))),
+    ('an empty file of weights', WHOLE, lambda p: gde.read_weights(written(p, b''))),
+    ('a cut PyTorch file', WHOLE, lambda p: (torch.save({'a': torch.zeros(99)}, p), gde.read_weights(written(p, p.read_bytes()[:300])))),
+    ('a zip that is no PyTorch file', WHOLE, lambda p: gde.read_weights(archive(p, a=b''))),
+    ('an empty safetensors file', WHOLE, lambda p: training.read_tensors(written(p, b''))),
+    ('a safetensors file with an endless header', WHOLE, lambda p: training.read_tensors(written(p, struct.pack('<Q', 2 ** 63) + b'{}'))),
+    ('a safetensors file with a header that is no JSON', WHOLE, lambda p: training.read_tensors(written(p, lying(b'not json')))),
+    ('a safetensors file that promises more', WHOLE, lambda p: training.read_tensors(written(p, lying({'a': dict(dtype='F32', shape=[9], data_offsets=[0, 36])}, b'\0' * 4)))),
+    ('a safetensors file with a shape that is not its data', WHOLE, lambda p: training.read_tensors(written(p, lying({'a': dict(dtype='F32', shape=[9], data_offsets=[0, 4])}, b'\0' * 4)))),
+    ('a safetensors file with tensors over each other', WHOLE, lambda p: training.read_tensors(written(p, lying({n: dict(dtype='F32', shape=[1], data_offsets=[0, 4]) for n in 'ab'}, b'\0' * 4)))),
+    ('a safetensors file of an unknown dtype', WHOLE, lambda p: training.read_tensors(written(p, lying({'a': dict(dtype='X9', shape=[1], data_offsets=[0, 4])}, b'\0' * 4)))),
+    ('a safetensors file with a note that is no JSON', WHOLE, lambda p: training.read_tensors(written(p, lying({'__metadata__': {'about': '{'}})))),
+    ('a missing safetensors file', 'No such file', lambda p: training.read_tensors(p)),
+    ('a folder in place of a safetensors file', '', lambda p: (p.mkdir(), training.read_tensors(p))),
+    ('a folder without a classifier', r'no classifier.json', lambda p: gde.load_pretrained(weights(p, classifier_json=None))),
+    ('a record that is no JSON', 'weights must have the record of their training', lambda p: gde.load_pretrained(weights(p, diffusion_json=b'{"config"'))),
+    ('a record of bytes', 'weights must have the record of their training', lambda p: gde.load_pretrained(weights(p, diffusion_json=b'\xff\xfe\x00'))),
+    ('a record that is a list', 'weights must have the record of their training', lambda p: gde.load_pretrained(weights(p, diffusion_json=b'[]'))),
+    ('a record too deep', 'weights must have the record of their training', lambda p: gde.load_pretrained(weights(p, diffusion_json=b'[' * 100_000))),
+    ('a record with an unknown schedule', 'weights must have the record', lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(schedule=dict(name='steep', T=1000))))),
+    ('a record with too many steps', 'weights must have the record', lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(schedule=dict(name='linear', T=10 ** 15))))),
+    ('a record with steps that are a word', 'weights must have the record', lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(schedule=dict(name='linear', T='many'))))),
+    ('a record with an unknown field', 'weights must fit their record', lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(config=dict(depth=3))))),
+    ('a record of another network', 'weights must fit their record', lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(config=asdict(PLAN))))),
+    ('a record of an impossible network', 'channels must be', lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(config=dict(channels=-1))))),
+    ('cut weights', WHOLE, lambda p: gde.load_pretrained(weights(p, diffusion_safetensors=(pretrained.WEIGHTS / 'digits' / 'diffusion.safetensors').read_bytes()[:5000]))),
+    ('no .npz', NOT_NPZ, lambda p: gde.Batch(written(p, b'PK no archive'))),
+    ('an .npz that is a folder', '', lambda p: (p.mkdir(), gde.Batch(p))),
+    ('an .npz with a member that leaves the folder', r'batch must hold samples \(arr_0\)', lambda p: gde.Batch(archive(p, DOTS__DOTS__evil=npy()))),
+    ('an .npz with objects', 'can run code', lambda p: gde.Batch(archive(p, arr_0=npy(descr='|O')))),
+    ('an .npz with samples of a promised size', 'arr_0 ends after 0 samples', lambda p: list(gde.Batch(archive(p, arr_0=npy(shape=(10 ** 12, 8, 8, 3)))).split(4))),
+    ('an .npz with pictures too large', 'arr_0 must be .* sides up to 2048', lambda p: gde.Batch(archive(p, arr_0=npy(shape=(1, 10 ** 6, 10 ** 6, 3))))),
+    ('an .npz with sizes below 0', 'arr_0 must be', lambda p: gde.Batch(archive(p, arr_0=npy(shape=(4, -8, -8, 3))))),
+    ('an .npz with statistics that are a bomb', 'array mu must be of at most 1 GiB', lambda p: gde.Batch(archive(p, mu=npy(descr='<f8', shape=(10 ** 9,)))).array('mu')),
+    ('an .npz with statistics that are cut', '', lambda p: gde.Batch(archive(p, mu=npy(descr='<f8', shape=(10 ** 4,)))).array('mu')),
+    ('an .npz with half of the statistics', NOT_NPZ, lambda p: gde.Batch(archive(p, mu=npy(descr='<f8', shape=(0,)))).array('sigma')),
+    ('an .npz whose header is code', '', lambda p: gde.Batch(archive(p, arr_0=npy().replace(b"'|u1'", b'RAN+1')))),
+    ('an .npz whose header is too deep', '', lambda p: gde.Batch(archive(p, arr_0=b'\x93NUMPY\x01\x00' + struct.pack('<H', 9000) + b'(' * 9000))),
+    ('a pickle for an .npz', NOT_NPZ, lambda p: gde.Batch(written(p, pickle.dumps(Payload())))),
+    ('an image bomb', r'cannot be read \(DecompressionBombError\)', lambda p: gde.load_data(f'folder:{png(p / "a" / "a.png", 60_000, 60_000)}')),
+    ('a cut picture', r'cannot be read', lambda p: gde.load_data(f'folder:{png(p / "a" / "a.png", 64, 64)}')),
+    ('a picture of no size', r'cannot be read', lambda p: gde.load_data(f'folder:{png(p / "a" / "a.png", 0, 0)}')),
+    ('text named .png', r'cannot be read', lambda p: (png(p / 'a' / 'b.png', 1, 1), written(p / 'a' / 'b.png', b'text'), gde.load_data(f'folder:{p}'))),
+    ('an empty folder', 'data must be a folder with one folder of pictures a class', lambda p: (p.mkdir(), gde.load_data(f'folder:{p}'))),
+    ('a file for a folder', 'data must be a folder', lambda p: gde.load_data(f'folder:{written(p, b"")}')),
+    ('emoji with a list that is no JSON', 'data must be emoji with a list', lambda p: gde.load_data(emoji(p, '['))),
+    ('emoji with a list of other things', 'data must be emoji with a list', lambda p: gde.load_data(emoji(p, '[{"image": 3, "category": "a"}]'))),
+    ('emoji that leave their folder', 'none was found', lambda p: gde.load_data(emoji(p, json.dumps([dict(image='../../../emoji.json', category='a')])))),
+    ('a font that is none', '', lambda p: gde.load_data(f'emoji:{written(p, b"no font")}')),
+    ('an empty IDX file', "whole file of MNIST's format", lambda p: data.read_idx(written(p, b''))),
+    ('a cut IDX file', "whole file of MNIST's format", lambda p: data.read_idx(written(p, bytes([0, 0, 8, 1, 0, 0, 0, 9, 1])))),
+    ('an IDX file that promises all there is', "whole file of MNIST's format", lambda p: data.read_idx(written(p, bytes([0, 0, 8, 4]) + b'\xff' * 99))),
+    ('a gzipped IDX file that is cut', "whole file of MNIST's format", lambda p: data.read_idx(written(p.with_suffix('.gz'), gzip.compress(bytes(999))[:20]))),
+    ('a checkpoint of another run', 'out must be a new folder or one of the same run', lambda p: (p.mkdir(), whole(p / 'diffusion.checkpoint'), trained(p))),
+    ('a checkpoint that is cut', WHOLE, lambda p: (p.mkdir(), written(p / 'diffusion.checkpoint', b'cut'), trained(p))),
+    ('a record of measurements that is none', 'out must be a new file or a record of such a run', lambda p: tradeoff._resumed(written(p, b'{"rows"'), {})),
+    ('weights from a host without https', 'must come by https', lambda p: gde.fetch_openai('64x64_classifier', p, answering(b'x', 'http://elsewhere'))),
+    ('weights that end too soon', r'must be whole: got 1 of 2 bytes', lambda p: gde.fetch_openai('64x64_classifier', p, answering(b'x', length=2))),
+    ('weights that were exchanged', 'must have the SHA-256', lambda p: (gde.fetch_openai('64x64_classifier', p, answering(b'x')), written(p / '64x64_classifier.pt', b'y'), gde.fetch_openai('64x64_classifier', p))),
+    ('half precision of damaged weights', WHOLE, lambda p: gde.write_half(weights(p / 'a', diffusion_safetensors=b''), p / 'b')),
+]
+
+
+def answering(body, url='https://there', length=None):
+    "What `urlopen` gives, without a network."
+    def open_url(address, timeout):
+        answer = io.BytesIO(body)
+        answer.geturl, answer.headers = lambda: url, {'Content-Length': str(length or len(body))}
+        return answer
+    return open_url
+
+
+def trained(path, **more):
+    recipe = gde.Recipe(steps=4, batch=4, warmup=1, save_every=2)
+    return gde.train_diffusion(PLAN, DATA, path, recipe, progress=False, **more)
+
+
+@pytest.mark.parametrize('said, use', [pytest.param(said, use, id=what) for what, said, use in FILES])
+@pytest.mark.filterwarnings('ignore')
+def test_a_bad_file_is_refused_in_one_line_and_runs_nothing(tmp_path, said, use):
+    path = tmp_path / 'inside' / 'file.pt'
+    path.parent.mkdir()
+    with pytest.raises((ValueError, OSError)) as caught: use(path)
+    assert re.search(said, str(caught.value)) and '\n' not in str(caught.value), caught.value
+    assert not RAN and [p.name for p in tmp_path.iterdir()] == ['inside']
+    assert not [p for p in path.parent.rglob('.*')]  # nothing half written
+
+
+# Commands: one line on standard error, exit code 2, nothing written.
+
+COMMANDS = [
+    ('', 'the following arguments are required: verb'), ('fly', "invalid choice: 'fly'"), ('sample', 'required: --out'),
+    ('sample --out a.png --weights lion', 'weights must be one of'), ('sample --out a.png --label 10', '--label must be a class in [0, 10), got 10'),
+    ('sample --out a.png --label -1', '--label must be a class'), ('sample --out a.png --label 1.5', "invalid int value: '1.5'"),
+    ('sample --out a.png --scale nan', '--scale must be a finite number'), ('sample --out a.png --scale inf', '--scale must be a finite number'),
+    ('sample --out a.png --scale much', "invalid float value: 'much'"), ('sample --out a.png --steps 0', 'steps must be between'),
+    ('sample --out a.png --steps 1001', 'steps must be between'), ('sample --out a.png --steps ddim999', "'ddim999'"), ('sample --out a.png --steps ten', "got 'ten'"),
+    ('sample --out a.png --count 0', '--count must be at least 1'), ('sample --out a.png --count -5', '--count must be at least 1'),
+    ('sample --out a.png --seed x', "invalid seed value: 'x'"), ('sample --out a.png --seed 99999999999999999999', 'invalid seed value'),
+    ('sample --out a.png --seed -1', 'invalid seed value'), ('sample --out a.png --sampler euler', "invalid choice: 'euler'"), ('sample --out a.gif', '--out must be a .png or .npz file'),
+    ('sample --out no/a.png', '--out must be in a folder that exists'), ('sample --out a.png --weights .', 'no diffusion.json'),
+    ('sample --out a.png --count 2 --scale 1e38 --steps 2', 'guidance must give finite gradients'),
+    ('train', 'required: what'), ('train diffusion', 'required: --data'), ('train both --data digits --out a', "invalid choice: 'both'"),
+    ('train diffusion --data lions --out a', 'data must be'), ('train diffusion --data folder:lions --out a', 'data must be a folder'),
+    ('train diffusion --data emoji:lions --out a', 'data must be emoji'), ('train diffusion --data digits --out a --steps 0', '--steps must be at least 1'),
+    ('train diffusion --data digits --out a --batch 0', '--batch must be at least 1'), ('train diffusion --data digits --out a --lr nan', 'lr must be'),
+    ('train diffusion --data digits --out a --ema-decay 1', 'ema_decay must be'), ('train diffusion --data digits --out a --precision int8', "invalid choice: 'int8'"),
+    ('train diffusion --data digits --out a --seed -1', 'seed must be'), ('train diffusion --data digits --out a --small', '--small must be with --data'),
+    ('train classifier --data digits --out a --accumulate 3 --no-samples', 'batch must be a multiple'), ('train diffusion --data folder:. --image-size 0 --out a', 'image_size must be'),
+    ('data --data lions', 'data must be'), ('data --data digits --unfit guess', "invalid choice: 'guess'"), ('data --data digits --out no/a.png', 'no/a.png must be in a folder that exists'),
+    ('pack no out', 'source must be a folder with trained weights'), ('pack', 'required'), ('evaluate a.npz', 'required: B'), ('evaluate a.npz b.npz', 'batch must be a file'),
+    ('evaluate a.npz b.npz --repeats x', 'invalid int value'), ('tradeoff --out a.json --count 5', '--count must be more than 128'),
+    ('tradeoff --out a.json --scales 1,x', 'invalid list of float value'), ('tradeoff --out a.json --steps 5,', 'invalid list of int value'),
+    ('tradeoff --out a.json --weights lion', 'weights must be one of'), ('tradeoff', 'required: --out'), ('info --now', 'unrecognized arguments'),
+]
+
+
+@pytest.mark.parametrize('line, said', COMMANDS, ids=[line for line, _ in COMMANDS])
+def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, line, said):
+    monkeypatch.chdir(tmp_path)
+    try: code = main(line.split())
+    except SystemExit as stop: code = stop.code
+    out, err = capsys.readouterr()
+    assert code == 2 and said in err and err.count('\n') == 1 and 'Traceback' not in err and (out == '' or line.startswith('data')), (code, out, err)
+    assert not [p for p in tmp_path.rglob('*') if p.is_file()]
+
+
+# A disk that is full, a folder that cannot be written in, an interrupt: an earlier result stays as it was, and nothing half written is left.
+
+DIGITS = pretrained.WEIGHTS / 'digits'
+RANDOM = torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+WRITERS = [  # (what, name of the file, how it is written)
+    ('write_text', 'a.txt', lambda p: training.write_text(p, 'new')),
+    ('write_tensors', 'a.safetensors', lambda p: training.write_tensors(p, {'a': torch.zeros(3)}, {})),
+    ('write_png', 'a.png', lambda p: cli.write_png(p, RANDOM)),
+    ('write_npz', 'a.npz', lambda p: cli.write_npz(p, RANDOM, torch.zeros(130).long())),
+    ('write_half', 'diffusion.safetensors', lambda p: gde.write_half(DIGITS, p.parent)),
+    ('write_reference', 'a.npz', lambda p: evaluation.write_reference(p, evaluation.Extracted(*[evaluation.Gaussian(torch.zeros(2), torch.eye(2))] * 2), 'none')),
+    ('watch_samples', 'samples-000003.png', lambda p: gde.watch_samples(p.parent, LINE, (1, 1, 8, 8), steps=2)(NET, range(3))),
+    ('train_diffusion', 'diffusion.json', lambda p: trained(p.parent)),
+    ('gde sample to .png', 'a.png', lambda p: ended(f'sample --count 2 --steps 2 --out {p}')),
+    ('gde sample to .npz', 'a.npz', lambda p: ended(f'sample --count 2 --steps 2 --out {p}')),
+    ('gde data', 'a.png', lambda p: ended(f'data --data digits --out {p}')),
+    ('gde pack', 'diffusion.json', lambda p: ended(f'pack {DIGITS} {p.parent}')),
+]
+
+
+def ended(line):
+    if main(line.split()): raise OSError('exit code')
+
+
+def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def interrupted(*_, **__): raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('name, write', [pytest.param(name, write, id=what) for what, name, write in WRITERS])
+@pytest.mark.parametrize('fault', ['full when it is forced', 'full at the move', 'interrupted', 'no folder'])
+def test_a_fault_while_writing_leaves_what_was_there(tmp_path, monkeypatch, capsys, name, write, fault):
+    folder = tmp_path / 'out'
+    if fault == 'no folder':  # a path under a file cannot be written, by nobody
+        folder.write_text('a file')
+        with pytest.raises((OSError, ValueError)): write(folder / name)
+        assert folder.read_text() == 'a file' and [p.name for p in tmp_path.iterdir()] == ['out']
+        return
+    folder.mkdir()
+    (folder / name).write_text('earlier')
+    monkeypatch.setattr(os, *dict(zip(['full when it is forced', 'full at the move', 'interrupted'], [('fsync', full), ('replace', full), ('fsync', interrupted)]))[fault])
+    with pytest.raises((OSError, KeyboardInterrupt)): write(folder / name)
+    assert 'Traceback' not in capsys.readouterr().err
+    assert (folder / name).read_text() == 'earlier' and not [p for p in folder.iterdir() if p.name.startswith('.')]
+
+
+def test_a_full_device_says_so():
+    with pytest.raises(OSError, match='No space left'): training.write_whole('/dev/shm/never', lambda p: open('/dev/full', 'wb', buffering=0).write(b'x'))
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path):
+    "Stopped at the first checkpoint's watch, as by Ctrl-C, and taken up again: the weights of a run that was not stopped."
+    with pytest.raises(KeyboardInterrupt): trained(tmp_path / 'a', watch=[interrupted])
+    assert [p.name for p in (tmp_path / 'a').iterdir()] == ['diffusion.checkpoint']
+    torch.manual_seed(5)
+    again, straight = trained(tmp_path / 'a'), trained(tmp_path / 'b')
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), straight.state_dict().values()))
+
+
+def test_an_interrupted_command_ends_with_130(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'a.npz').write_text('earlier')
+    monkeypatch.setattr(cli, 'draw_guided', interrupted)
+    assert main(['sample', '--out', str(tmp_path / 'a.npz')]) == 130
+    assert capsys.readouterr().err == 'gde sample: interrupted; what was written before is whole\n' and (tmp_path / 'a.npz').read_text() == 'earlier'
+
+
+def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
+    from torchvision import datasets
+    def fails(*_, **__): raise RuntimeError('Error downloading train-images\nand more')
+    monkeypatch.setattr(datasets, 'MNIST', fails)
+    with pytest.raises(OSError, match=r"^data 'mnist' must be in .* Error downloading train-images$"): gde.load_data('mnist', root=tmp_path)
+
+
+def test_on_a_device_nothing_is_looked_at():
+    "On torch's device `meta`, which has no numbers, a check that waits for them cannot pass; the guided chain up to its last line does."
+    x, t, y = (v.to('meta') for v in (PIXELS, T, Y))
+    assert LINE.add_noise(x, t, x).is_meta
+    net, judge = gde.UNet(replace(PLAN, classes=3)).to('meta'), gde.Classifier(GUIDE).to('meta')
+    assert net(x, t, y).is_meta and gde.classifier_loss(judge, LINE, x, y, t, x).is_meta
+    guidance = gde.classifier_guidance(JUDGE, Y)  # the classes are looked at here, once
+    looked = []
+    class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func._overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero): looked.append(func)
+            return func(*args, **(kwargs or {}))
+    with Watched(): guidance(PIXELS, T)
+    assert not looked
+
+
+def test_a_step_outside_is_nan_where_nobody_looks():
+    "What `per_example` does on a GPU, by its own formula on the CPU."
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+    t = torch.tensor([0, -1, 100, 99]).as_subclass(Elsewhere)
+    found = schedules.per_example(LINE.betas, t, torch.zeros(4)).as_subclass(torch.Tensor)
+    assert found.isnan().tolist() == [False, True, True, False] and found[3] == LINE.betas[99].float()
+
+
+def test_empty_in_empty_out():
+    "A batch of none is no error: the samplers, the losses and the networks give none."
+    nothing, none = PIXELS[:0], T[:0]
+    assert LINE.add_noise(nothing, none, nothing).shape == NET(nothing, none).shape == (0, 1, 8, 8)
+    assert gde.simple_loss(flat, LINE, nothing, none, nothing).shape == (0,)
+    for sampler in SAMPLERS:
+        x = sampler(NET, SHORT, (0, 1, 8, 8), guidance=gde.classifier_guidance(JUDGE, none, 2.0))
+        assert x.shape == (0, 1, 8, 8)
+
+
+def test_extreme_scales_give_finite_samples_or_say_so():
+    for scale in (1e-30, 1e-3, 1e3, 1e6, -5.0):
+        x = gde.ddim_sample(EPS, SHORT, (2, 2), guidance=gde.classifier_guidance(NAMES, Y, scale), x_T=X + 0.1)
+        assert x.isfinite().all(), scale
+
+
 def picture():
     from PIL import Image
     return Image.new('RGB', (8, 8))
@@ -368,4 +685,22 @@ def test_it_is_refused_in_one_line(said, call):
 
 
 def test_the_table_is_long_enough():
-    assert len(TABLE) >= 150 and len({what for what, _, _ in TABLE}) == len(TABLE)
+    assert len(TABLE) >= 150 and len(TABLE) + len(FILES) + len(COMMANDS) + 4 * len(WRITERS) >= 400
+    assert len({what for what, _, _ in TABLE}) == len(TABLE)
+
+
+# Public names without a case of their own. Arithmetic on what they are given, numbers or tensors: their only errors are torch's.
+FORMULAS = set('''bound_weight decoder_log_prob eps_from_flow eps_from_mean eps_from_v eps_from_x0 error_law flow_time gaussian_kl
+    guided_velocity large_variance mean_from_eps posterior_mean posterior_variance score_from_eps small_variance step_variance target_weight
+    to_flow x0_from_eps masked replace_known'''.split())
+# What they are made of is tried above, or they take nothing that could be wrong.
+FORMULAS |= set('''Bits Particles Pretrained Release as_eps available_weights draw_unet fit frechet_distance guidance_on_flow model_card moving_average
+    of_class processes recompute_stages rescaled_guidance score_table steps_an_hour tilted_law training_cost transfer_gap
+    velocity_of waiting watch_tensorboard'''.split())
+
+
+def test_no_public_function_is_left_out():
+    used = ' '.join(what for what, _, _ in TABLE) + Path(__file__).read_text()
+    public = {name for name in vars(gde) if not name.startswith('_') and callable(getattr(gde, name))}
+    left_out = {name for name in public if not re.search(rf'\bgde\.{name}\b', used)}
+    assert left_out == FORMULAS, left_out ^ FORMULAS
