@@ -18,7 +18,8 @@ from .checks import require, require_between, require_whole
 
 def _rows(features, name="features"):
     "`features` (N, D) in float64, checked."
-    x = torch.as_tensor(features)
+    try: x = torch.as_tensor(features)
+    except (TypeError, RuntimeError): raise ValueError(f"{name} must be numbers, got {type(features).__name__}") from None
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(f"{name} must have shape (N, D) with N > 0, got {tuple(x.shape)}")
     if not x.isfinite().all(): raise ValueError(f"{name} must be finite, got nan or infinity")

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from .checks import require, require_shape, require_whole
+from .checks import require, require_indices, require_shape, require_whole
 from .schedules import require_steps
 
 
@@ -56,6 +56,7 @@ def _parts(world, x, y=None):
 
 def _others(world, y, batch):
     "For each of the classes `y` (B,) the components that are not of it: (B, K)."
+    require_indices(y)
     if y.shape != (batch,):
         raise ValueError(f"y must have shape ({batch},), one class an example, got "
                          f"{tuple(y.shape)}")
@@ -115,8 +116,9 @@ class GaussianMixture:
     def log_prob(self, x, y=None):
         """log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y).
         Eqs. `eq-mixture`, `eq-guided-posterior`."""
+        logs, _ = _parts(self, x, y)
         prior = 0 if y is None else torch.log((self.labels == y[:, None]).double() @ self.weights)
-        return (_parts(self, x, y)[0].logsumexp(-1) - prior).to(x.dtype)
+        return (logs.logsumexp(-1) - prior).to(x.dtype)
 
     def score(self, x, y=None):
         "Gradient of `log_prob`, (B, D). Eqs. `eq-mixture-score`, `eq-bayes-score`."

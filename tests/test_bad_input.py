@@ -217,7 +217,7 @@ TABLE = [  # (what, said, call)
     ('UNet with classes of floats', 'y must hold a class for each .* torch.float32', lambda: OF_CLASS(PIXELS, T, Y.float())),
     ('UNet with pictures to enlarge that it cannot', 'low_res must be None', lambda: NET(PIXELS, T, low_res=PIXELS)),
     ('UNet without the pictures to enlarge', 'low_res must be the pictures to enlarge', lambda: ENLARGER(PIXELS, T)),
-    ('UNet with pictures to enlarge for others', r'low_res must have shape \(2, 1\) \+', lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1])),
+    ('UNet with pictures to enlarge for others', r'low_res must have shape \(2, 1, h, w\), got \(1, 1, 8, 8\)', lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1])),
     ('Classifier with another size', 'x_t must be pictures of 8 x 8', lambda: JUDGE(torch.zeros(2, 1, 16, 16), T)),
     ('Classifier with whole numbers', 'x_t must be of floating point', lambda: JUDGE(DATA.pixels[:2], T)),
     ('Classifier with t of another length', r't must have shape \(2,\)', lambda: JUDGE(PIXELS, T[:1])),
