@@ -22,7 +22,9 @@ def x_0_guidance(model, schedule, loss, scale=1.0, y=None, clip=True):
 
     `schedule`: the one that the model was trained on. `loss(x_0)` gives one value an example,
     (B,). `y`: the model's own classes, if it has any.
-    Eqs. `eq-x0-guidance`, `eq-jacobian-is-variance`; Chung et al. 2023, Section 3.
+    Eq. `eq-x0-guidance`; Chung et al. 2023, Section 3.
+
+    Eq. `eq-jacobian-is-variance`.
     """
     def log_prob(x_t, t):
         eps = model(x_t, t, y)[:, :x_t.shape[1]]

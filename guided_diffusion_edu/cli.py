@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 
 from .classifier import Classifier, ClassifierConfig, classifier_loss
-from .data import UNFIT, data_card, load_data, padded, some_of_each
-from .guidance import classifier_guidance
-from .pretrained import available_weights, load_pretrained
+from .data import UNFIT, data_card, from_pixels, load_data, padded, some_of_each
+from .pretrained import available_weights, draw_guided, load_pretrained
 from .samplers import ddim_sample, ddpm_sample
-from .schedules import linear_schedule, respace
+from .schedules import linear_schedule
 from .training import (PRECISIONS, TIMESTEPS, Recipe, diffusion_loss, processes,
                                            steps_an_hour, train_classifier, train_diffusion,
                                            training_cost, watch_samples, watch_tensorboard,
@@ -49,15 +48,11 @@ def _require(condition, argument, wanted, got):
     if not condition: raise ValueError(f"{argument} must be {wanted}, got {got}")
 
 
-def _guided(found, schedule, y, args):
-    "Samples (B, C, H, W) of classes `y`, on a GPU where there is one, from noise that is drawn on the CPU."
+def _to_device(found):
+    "`found` (`Pretrained`) on a GPU where there is one."
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, classifier = found.model.to(device), found.classifier.to(device)
-    shape = (len(y), model.config.in_channels, model.config.image_size, model.config.image_size)
-    guidance = classifier_guidance(classifier, y.to(device), args.scale) if args.scale else None
-    g = torch.Generator().manual_seed(args.seed)
-    return SAMPLERS[args.sampler](model, schedule, shape, guidance=guidance, generator=g,
-                                  progress=sys.stderr.isatty()).cpu()
+    found.model.to(device); found.classifier.to(device)
+    return found
 
 
 def sample(args):
@@ -68,13 +63,14 @@ def sample(args):
     _require(args.count >= 1, "--count", "at least 1", args.count)
     _require(torch.isfinite(torch.tensor(args.scale)), "--scale", "a finite number", args.scale)
     found = load_pretrained(args.weights)
-    schedule = respace(found.schedule, args.steps)
     classes = len(found.labels)
     known = args.label is None or 0 <= args.label < classes
     _require(known, "--label", f"a class in [0, {classes})", args.label)
     y = torch.arange(args.count) % classes  # all in turn
     if args.label is not None: y = torch.full((args.count,), args.label)
-    x_0 = _guided(found, schedule, y, args)
+    pixels = draw_guided(_to_device(found), y, args.steps, args.scale, SAMPLERS[args.sampler], args.seed,
+                         progress=sys.stderr.isatty())
+    x_0 = from_pixels(pixels)
     write_png(out, x_0) if out.suffix == ".png" else write_npz(out, x_0, y)
     print(f"{args.count} samples -> {out}")
 
@@ -113,19 +109,19 @@ PLANS = {
     "emoji": Plan(*_thirty_two(3), LONG, GUIDE)}
 
 # %% ../nbs/13_command_line.ipynb #c14
-HOUR = replace(LONG, steps=6000, batch=64, warmup=200, ema_decay=0.999, save_every=500)
+HOUR = replace(LONG, batch=64, warmup=200, ema_decay=0.999, save_every=500)
 SMALL_GUIDE = replace(HOUR, steps=4000, lr=5e-4, weight_decay=0.05)
 
 
-def _halved(plan, flip):
+def _halved(plan, steps, flip):
     "`plan` at half the width, for a CPU."
     shape = dict(channels=16, channel_mult=(1, 2, 4), groups=8, attention_resolutions=(8,))
-    return Plan(plan.unet | shape, plan.classifier | shape, replace(HOUR, flip=flip),
+    return Plan(plan.unet | shape, plan.classifier | shape, replace(HOUR, steps=steps, flip=flip),
                 replace(SMALL_GUIDE, flip=flip), plan.image_size)
 
 
-SMALL = {"fashion-mnist": _halved(PLANS["fashion-mnist"], flip=True),
-         "emoji": _halved(PLANS["emoji"], flip=False)}
+SMALL = {"fashion-mnist": _halved(PLANS["fashion-mnist"], 6000, flip=True),
+         "emoji": _halved(PLANS["emoji"], 4000, flip=False)}
 
 # %% ../nbs/13_command_line.ipynb #c16
 def _fitted(data):
@@ -155,8 +151,11 @@ def _planned(args, data):
     plan = SMALL[kind] if args.small else PLANS[kind] if kind in PLANS else _fitted(data)
     fields = plan.unet if args.what == "diffusion" else plan.classifier
     if kind in ("emoji", "folder"): fields = fields | dict(image_size=args.image_size)
+    _require(not args.conditional or args.what == "diffusion", "--conditional",
+             "for diffusion only (a classifier is given no classes)", args.what)
     if args.what == "diffusion":
-        return UNet, UNetConfig(**fields), _changed(plan.diffusion, args)
+        classes = len(data.names) if args.conditional else None
+        return UNet, UNetConfig(**fields, classes=classes), _changed(plan.diffusion, args)
     return Classifier, ClassifierConfig(**fields, classes=len(data.names)), _changed(plan.guide, args)
 
 
@@ -173,7 +172,7 @@ def _note(args, recipe):
         if value is None or field.name in always: continue
         named.append(f"--{'' if value else 'no-'}{option}" if isinstance(value, bool) else f"--{option} {value}")
     if ":" in args.data: named.append(f"--image-size {args.image_size} --unfit {args.unfit}")
-    if args.small: named.insert(0, "--small")
+    named = [f"--{name}" for name in ("small", "conditional") if getattr(args, name)] + named
     return " ".join([f"gde train {args.what} --data {args.data}", *named])
 
 
@@ -181,7 +180,8 @@ def _watches(args, config):
     if args.what == "diffusion" and args.samples:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         shape = (16, config.in_channels, config.image_size, config.image_size)
-        yield watch_samples(args.out, linear_schedule(), shape)
+        y = torch.arange(16) % config.classes if config.classes else None
+        yield watch_samples(args.out, linear_schedule(), shape, y)
     if args.tensorboard: yield watch_tensorboard(Path(args.out) / f"tensorboard-{args.what}")
 
 
@@ -235,9 +235,9 @@ def pack(args):
 import json
 
 from .evaluation import (Batch, Judge, extract, extract_reference,
-                                             feature_network, provenance, require_enough, scores,
+                                             feature_network, require_enough, scores,
                                              write_reference)
-from .training import write_text
+from .training import provenance, write_text
 
 
 def _fitting(reference, samples):
@@ -376,6 +376,7 @@ def _add_train(verbs):
     p.add_argument("--dry-run", action="store_true", help="print what the run would cost, and stop")
     p.add_argument("--small", action="store_true",
                    help=f"the plan for a CPU, for {' or '.join(SMALL)}: the shipped weights' own")
+    p.add_argument("--conditional", action="store_true", help="a diffusion model that is told the class")
     p.add_argument("--samples", action=argparse.BooleanOptionalAction, default=True,
                    help="write a grid of samples with each checkpoint (default: yes)")
     p.add_argument("--tensorboard", action="store_true", help="write the losses for TensorBoard too")

@@ -167,7 +167,7 @@ def rescaled_guidance(model, weaker, schedule, scale, share=0.7):
     """As `autoguidance`, with the contrast of each guided estimate brought to that of `model`'s,
     a `share` of the way. Models give eps only.
 
-    Eq. `eq-rescaled`; Lin et al. 2023, Section 3.4.
+    Eq. `eq-rescaled`; Lin et al. 2024, Section 3.4.
     """
     def guided(x_t, t, y=None):
         x_y, x_weak = _estimates((model, weaker), schedule, x_t, t, y)
@@ -182,7 +182,7 @@ def projected_guidance(model, weaker, schedule, scale, parallel=0.0):
     """As `autoguidance`, with only the share `parallel` of what is along `model`'s own estimate.
     Models give eps only.
 
-    Eq. `eq-projected`; Sadat et al. 2024, Section 4.
+    Eq. `eq-projected`; Sadat et al. 2025, Section 4.
     """
     def guided(x_t, t, y=None):
         x_y, x_weak = _estimates((model, weaker), schedule, x_t, t, y)

@@ -56,7 +56,7 @@ def target_weight(schedule, eps_from):
     """The weight of each timestep, float64 (T,), that makes `simple_loss` of `as_eps(model,
     schedule, eps_from)` the squared error of the model's own output.
 
-    Eq. `eq-target-weight`; Salimans and Ho 2022, Section 4.
+    Eq. `eq-target-weight`; Salimans and Ho 2022, Section 4; the mean's: Ho et al. 2020, Eq. 12.
     """
     return 1 / _coefficients(eps_from, schedule)[1] ** 2
 

@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FILES', 'SCHEDULES', 'MULTIPLIERS', 'LSUN', 'OPENAI', 'PARTS', 'OUTSIDE', 'ADDRESS', 'Pretrained',
-           'available_weights', 'load_pretrained', 'standard_error', 'Release', 'openai_release', 'openai_config',
-           'released_names', 'load_released', 'read_weights', 'from_openai', 'fetch_openai', 'Enlarging', 'upsample']
+           'available_weights', 'load_pretrained', 'draw_guided', 'standard_error', 'Release', 'openai_release',
+           'openai_config', 'released_names', 'load_released', 'read_weights', 'from_openai', 'fetch_openai',
+           'Enlarging', 'upsample']
 
 # %% ../nbs/11_pretrained.ipynb #c04
 import hashlib, json, pickle
@@ -20,10 +21,12 @@ from tqdm import tqdm
 from .classifier import AttentionPool, Classifier, ClassifierConfig
 from .layers import (AttentionBlock, ConvResampling, ResBlock, keep,
                                          queries_first)
+from .guidance import classifier_guidance
 from .samplers import ddim_sample
-from .schedules import Schedule, cosine_schedule, linear_schedule
+from .schedules import Schedule, cosine_schedule, linear_schedule, respace
 from .training import read_tensors, write_text, write_whole
 from .unet import UNet, UNetConfig
+from .viz import to_pixels
 
 WEIGHTS = Path(str(files("guided_diffusion_edu"))) / "weights"
 FILES = ["diffusion.json", "diffusion.safetensors", "classifier.json", "classifier.safetensors"]
@@ -73,11 +76,33 @@ def load_pretrained(name):
     return Pretrained(model, classifier, schedule, tuple(diffusion["classes"]), records)
 
 # %% ../nbs/11_pretrained.ipynb #c16
+def draw_guided(found, y, steps=25, scale=3.0, sampler=ddim_sample, seed=0, block=250, **options):
+    """Pixels, uint8 (N, C, H, W), of samples of the classes `y` (N,), drawn by `sampler` in
+    `steps` steps and guided by `scale`, a `block` at a time, on the device of `found`'s model
+    (`Pretrained`).
+
+    A scale of 0 does not ask the classifier. Same seed and block, same pixels. `options` go to
+    the sampler.
+    """
+    model, classes = found.model, len(found.labels)
+    if not len(y) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"y must be one or more classes in [0, {classes}), got {y.tolist()[:8]}")
+    shape = (model.config.in_channels, model.config.image_size, model.config.image_size)
+    g, schedule = torch.Generator().manual_seed(seed), respace(found.schedule, steps)
+    pixels = torch.empty(len(y), *shape, dtype=torch.uint8)
+    for part, kept in zip(y.to(next(model.parameters()).device).split(block), pixels.split(block)):
+        guidance = classifier_guidance(found.classifier, part, scale) if scale else None
+        x_0 = sampler(model, schedule, (len(part), *shape), y=part if model.config.classes else None,
+                      guidance=guidance, generator=g, **options)
+        kept.copy_(to_pixels(x_0))
+    return pixels
+
+# %% ../nbs/11_pretrained.ipynb #c20
 def standard_error(p, n):
     "Of the share `p` counted on `n` independent samples. Eq. `eq-share-error`."
     return (p * (1 - p) / n) ** 0.5
 
-# %% ../nbs/11_pretrained.ipynb #c32
+# %% ../nbs/11_pretrained.ipynb #c36
 @dataclass(frozen=True)
 class Release:
     """What belongs to a released checkpoint, besides its weights.
@@ -110,7 +135,7 @@ def _classifier(size, depth=2, noise="linear"):
     shape = dict(channel_mult=MULTIPLIERS[size], res_blocks=depth)
     return Release(ClassifierConfig(image_size=size, **shape), noise)
 
-# %% ../nbs/11_pretrained.ipynb #c34
+# %% ../nbs/11_pretrained.ipynb #c38
 LSUN = dict(classes=None, dropout=0.1)
 OPENAI = {
     "64x64_diffusion": _diffusion(64, dict(noise="cosine", heads_first=False, scale=1.0),
@@ -143,7 +168,7 @@ def openai_config(name):
     "The shape of OpenAI's checkpoint `name`: a `UNetConfig` or a `ClassifierConfig`."
     return openai_release(name).config
 
-# %% ../nbs/11_pretrained.ipynb #c38
+# %% ../nbs/11_pretrained.ipynb #c42
 PARTS = {
     ResBlock: {"norm": "in_layers.0", "conv": "in_layers.2", "adagn.project": "emb_layers.1",
                "adagn.norm": "out_layers.0", "last": "out_layers.3", "skip": "skip_connection"},
@@ -162,7 +187,7 @@ def _stage_paths(stage, own, released, first=0):
     parts = [name for name, part in stage.named_children() if not isinstance(part, nn.Identity)]
     for place, part in enumerate(parts, first): yield f"{own}.{part}", f"{released}.{place}"
 
-# %% ../nbs/11_pretrained.ipynb #c40
+# %% ../nbs/11_pretrained.ipynb #c44
 def _paths(model):
     "(path of a part of `model`, its path in the released layout), one by one."
     yield from ((own, released) for own, released in OUTSIDE.items()
@@ -189,7 +214,7 @@ def released_names(model):
             names[f"{own}.{weight}"] = f"{released}.{to}"
     return names
 
-# %% ../nbs/11_pretrained.ipynb #c44
+# %% ../nbs/11_pretrained.ipynb #c48
 def _differences(wanted, found):
     "What is wrong with the shapes `found`, by name, in words."
     wrong = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted
@@ -219,7 +244,7 @@ def load_released(model, weights, heads_first=True):
     model.load_state_dict(state)
     return model
 
-# %% ../nbs/11_pretrained.ipynb #c48
+# %% ../nbs/11_pretrained.ipynb #c52
 def read_weights(path):
     """Tensors by name, on the CPU, from a file of safetensors or of PyTorch (`.pt`). Runs no
     code of the file's. ValueError if it is no file of tensors and nothing else."""
@@ -250,7 +275,7 @@ def from_openai(name, weights):
     model = load_released(model.to_empty(device="cpu"), tensors, release.heads_first)
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/11_pretrained.ipynb #c52
+# %% ../nbs/11_pretrained.ipynb #c56
 ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
 
@@ -287,7 +312,7 @@ def fetch_openai(name, folder="models", open_url=urlopen):
     else: write_whole(path, lambda part: _remember(_download(ADDRESS + path.name, part, open_url), record))
     return path
 
-# %% ../nbs/11_pretrained.ipynb #c60
+# %% ../nbs/11_pretrained.ipynb #c64
 class Enlarging(nn.Module):
     "A super-resolution `model` with its `low_res` (B, C, h, w) bound: `(x_t, t, y)`, as any other."
 

@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'TIMESTEPS', 'moving_average', 'Recipe', 'learning_rate', 'draw_batch', 'processes', 'backward',
            'write_whole', 'write_text', 'write_tensors', 'read_tensors', 'State', 'clip_gradient', 'save_state',
-           'load_state', 'my_share', 'fit', 'loss_by_quarter', 'diffusion_loss', 'train_diffusion', 'train_classifier',
-           'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost', 'kept_bytes', 'training_cost',
-           'steps_an_hour', 'write_half']
+           'load_state', 'my_share', 'fit', 'provenance', 'loss_by_quarter', 'diffusion_loss', 'train_diffusion',
+           'train_classifier', 'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost', 'kept_bytes',
+           'training_cost', 'steps_an_hour', 'write_half']
 
 # %% ../nbs/10_training.ipynb #c04
-import json, math, os, time
+import json, math, os, shutil, subprocess, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -378,8 +378,7 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
         schedule=dict(name="linear", T=len(schedule)),
         parameters=sum(p.numel() for p in average.parameters()),
         seconds_since_last_start=round(time.time() - began),
-        device=_device_name(), processes=_world(), torch=torch.__version__,
-        date=time.strftime("%Y-%m-%d"),
+        processes=_world(), **provenance(),
         loss_every_50_steps=[round(sum(part) / len(part), 4) for part in fifties],
         loss_by_quarter=[round(v, 4) for v in loss_by_quarter(read_tensors(checkpoint)[0]["history"])])
     record |= measure(average.eval(), schedule)
@@ -387,9 +386,16 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
     return average.eval()
 
 
-def _device_name():
-    device = _device()
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+def provenance():
+    "Where and when numbers came about: device, threads, versions, date and, in a clone, the commit."
+    from guided_diffusion_edu import __file__ as package, __version__
+    device, commit = _device(), ""
+    if shutil.which("git"):  # the last change of the package; nothing where git does not know it
+        git = ["git", "-C", str(Path(package).parent), "log", "-1", "--format=%h", "--", "."]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return dict(device=name, threads=torch.get_num_threads(), torch=torch.__version__,
+                version=__version__, commit=commit or None, date=time.strftime("%Y-%m-%d"))
 
 
 def loss_by_quarter(history, last=500):
