@@ -1,11 +1,12 @@
 """What the reader meets beside the text: colour roles in the key equations, a term's line of code, previews of what a link refers to, the gain of the next page, and markup that reads well aloud.
 
 `book/terms.json` binds the terms of the key equations to the code: for the id of an equation or an algorithm a list of [term, function, line, token]."""
-import html, json, re
+import html, json, re, zipfile
 from pathlib import Path
 
 from bs4 import BeautifulSoup
 from docutils import nodes
+from nbdev_book import settings
 
 TERMS = json.loads((Path(__file__).parents[1] / 'terms.json').read_text())
 COLOURED = ('nbs/04_taylor_guidance', 'nbs/05_ddim_score_identity')
@@ -88,9 +89,18 @@ def write_previews(app, error):
     (Path(app.outdir) / '_static' / 'previews.js').write_text(f'window.previews = {json.dumps(found, ensure_ascii=False)};\n')
 
 
+def archive(app, error):
+    "The whole site in one file beside its pages, to be read without a network; the archive itself is not in it."
+    if error or app.builder.name != 'html': return
+    site, out = Path(app.outdir), Path(app.outdir) / f'{settings()["lib_name"]}-site.zip'
+    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(p for p in site.rglob('*') if p.is_file() and p != out): packed.write(path, path.relative_to(site))
+
+
 def setup(app):
     app.connect('doctree-read', note_gain)
     app.connect('doctree-resolved', colour_equations)
     app.connect('html-page-context', beside)
     app.connect('build-finished', write_previews)
+    app.connect('build-finished', archive, priority=900)
     return dict(version='1', parallel_read_safe=True, parallel_write_safe=True)
