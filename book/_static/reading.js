@@ -103,14 +103,18 @@
       const link = token(bound, id);
       if (!link) continue;
       const button = make("button", { type: "button", className: `role-${bound.role}`, textContent: bound.term.replace("-", " "), title: `Go to its line in ${bound.function}` });
-      const mark = (on) => {
-        for (const element of [...equation.querySelectorAll(`.term-${bound.term}`), link, link.closest(".code-line"), button]) element.classList.toggle("marked", on);
+      const causes = new Set();  // a term stays marked while anything that marks it goes on
+      const mark = (cause, on) => {
+        const before = causes.size > 0;
+        if (on) causes.add(cause); else causes.delete(cause);
+        if (before === causes.size > 0) return;
+        for (const element of [...equation.querySelectorAll(`.term-${bound.term}`), link, link.closest(".code-line"), button]) element.classList.toggle("marked", !before);
       };
       for (const element of [button, link]) {
-        for (const [event, on] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]]) element.addEventListener(event, () => mark(on));
+        for (const [event, cause, on] of [["pointerenter", "pointer", true], ["pointerleave", "pointer", false], ["focus", "focus", true], ["blur", "focus", false]]) element.addEventListener(event, () => mark(`${element.localName} ${cause}`, on));
       }
-      equation.addEventListener("pointerover", (event) => mark(Boolean(event.target.closest(`.term-${bound.term}`))));
-      equation.addEventListener("pointerleave", () => mark(false));
+      equation.addEventListener("pointerover", (event) => mark("equation", Boolean(event.target.closest(`.term-${bound.term}`))));
+      equation.addEventListener("pointerleave", () => mark("equation", false));
       button.addEventListener("click", () => { link.scrollIntoView({ block: "center" }); link.focus({ preventScroll: true }); });
       legend.append(button);
     }
@@ -120,6 +124,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     document.body.append(tip);
+    if (location.protocol === "file:") for (const link of document.querySelectorAll("a[href$='-site.zip']")) link.replaceWith(...link.childNodes);  // this is the archive
     const terms = document.getElementById("terms");
     if (terms) Object.entries(JSON.parse(terms.textContent)).forEach(([id, bound]) => bind(id, bound));
   });
