@@ -37,6 +37,7 @@ class Reader:
     "One tab. It notes what the console complains of and what is asked for off the site."
     def __init__(self, context, site):
         self.site, self.complaints, self.page = site, [], context.new_page()
+        self.page.set_default_timeout(120_000)
         self.page.on('console', lambda m: self.complaints.append(f'console: {m.text}') if m.type in ('error', 'warning') else None)
         self.page.on('pageerror', lambda error: self.complaints.append(f'exception: {error}'))
         self.page.on('requestfailed', lambda request: self.complaints.append(f'failed: {request.url} {request.failure}'))
