@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 8000
 
-.PHONY: book serve pdf archive test bench address clean
+.PHONY: book serve pdf archive test bench address types fuzz dist wheel-test clean
 
 book: $(INSTALLED)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -28,6 +28,20 @@ bench: $(INSTALLED)
 
 address: $(INSTALLED)  # carry the address in settings.ini to the files that cannot read it
 	$(BIN)/python book/address.py
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+fuzz: $(INSTALLED)  # SECONDS: altogether, about
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)
+
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build
+
+wheel-test: dist  # with the newest torch, and with the oldest that is supported
+	$(BIN)/python tests/wheel.py --all
+	$(BIN)/python tests/wheel.py --all --torch "torch==2.6.0 torchvision==0.21.0"
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache

@@ -9,7 +9,8 @@ import numpy
 import torch
 
 from guided_diffusion_edu.data import Images
-from guided_diffusion_edu.evaluation import Batch, extract, manifolds, provenance, train_judge
+from guided_diffusion_edu.training import provenance
+from guided_diffusion_edu.evaluation import Batch, extract, manifolds, train_judge
 
 
 def sample_batch(path, count):

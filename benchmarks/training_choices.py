@@ -3,7 +3,7 @@
     python benchmarks/training_choices.py [--out results/training-choices.json]
 
 Ten minutes on one core. Every run has the same small network, recipe and number of steps; what is repeated over seeds is trained anew with each."""
-import argparse, json, subprocess, tempfile, time
+import argparse, json, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.training import fit, write_text
+from guided_diffusion_edu.training import fit, provenance, write_text
 
 SMALL = dict(image_size=8, in_channels=1, channels=32, head_channels=32, channel_mult=(1, 1), attention_resolutions=(4,), groups=8)
 UNET = gde.UNetConfig(**SMALL, res_blocks=1, learned_variance=False)
@@ -87,17 +87,12 @@ def classifiers(base):
     return {name: dict(levels=levels, accuracy=[accuracy(c, t) for t in levels], guided=[quality(base, s, c) for s in SCALES]) for name, c in (('noise-aware', noisy), ('clean', clean))}
 
 
-def provenance():
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    return dict(command='python benchmarks/training_choices.py', date=time.strftime('%Y-%m-%d'), torch=torch.__version__, device='cpu', threads=torch.get_num_threads(), commit=commit)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='results/training-choices.json')
     out, began = Path(parser.parse_args().out).resolve(), time.process_time()  # the file is a link into the package
     noisy = gde.load_pretrained('digits').classifier
-    found = dict(provenance=provenance(), recipe=asdict(RECIPE), unet=asdict(UNET), classifier=asdict(CLASSIFIER), samples=COUNT, seeds=SEEDS)
+    found = dict(provenance=dict(command='python benchmarks/training_choices.py', **provenance()), recipe=asdict(RECIPE), unet=asdict(UNET), classifier=asdict(CLASSIFIER), samples=COUNT, seeds=SEEDS)
     bases = {name: [unet(seed, **fields) for seed in SEEDS] for name, fields in dict(unconditional={}, conditional=dict(classes=10), addition=dict(classes=10, conditioning='addition')).items()}
     print(f'trained after {time.process_time() - began:.0f} s', flush=True)
     found['conditioning'] = {name: [dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None)) for model in bases[key]] for name, key in (('AdaGN', 'conditional'), ('addition', 'addition'))}

@@ -21,7 +21,7 @@ from .objectives import (Bits, SecondMomentSteps, as_eps, bound_loss,
 from .guidance import (classifier_guidance, error_law, exact_guidance,
                                            guided_mean, log_prob_guidance, martingale_gap,
                                            second_order_step)
-from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps,
+from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps, guided_x_0,
                                            score_from_eps)
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,
                                          timestep_embedding)
@@ -34,7 +34,7 @@ from .training import (Recipe, accuracy_by_level, fit, moving_average,
                                            processes, steps_an_hour, train_classifier,
                                            train_diffusion, training_cost, watch_samples,
                                            watch_tensorboard, write_half)
-from .pretrained import (Pretrained, Release, available_weights,
+from .pretrained import (draw_guided, Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,
                                              load_released, openai_config, openai_release,
                                              read_weights, upsample)

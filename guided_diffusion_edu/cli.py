@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 
 from .classifier import Classifier, ClassifierConfig, classifier_loss
-from .data import UNFIT, data_card, load_data, padded, some_of_each
-from .guidance import classifier_guidance
-from .pretrained import available_weights, load_pretrained
+from .data import UNFIT, data_card, from_pixels, load_data, padded, some_of_each
+from .pretrained import available_weights, draw_guided, load_pretrained
 from .samplers import ddim_sample, ddpm_sample
-from .schedules import linear_schedule, respace
+from .schedules import linear_schedule
 from .training import (PRECISIONS, TIMESTEPS, Recipe, diffusion_loss, processes,
                                            steps_an_hour, train_classifier, train_diffusion,
                                            training_cost, watch_samples, watch_tensorboard,
@@ -49,15 +48,11 @@ def _require(condition, argument, wanted, got):
     if not condition: raise ValueError(f"{argument} must be {wanted}, got {got}")
 
 
-def _guided(found, schedule, y, args):
-    "Samples (B, C, H, W) of classes `y`, on a GPU where there is one, from noise that is drawn on the CPU."
+def _to_device(found):
+    "`found` (`Pretrained`) on a GPU where there is one."
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, classifier = found.model.to(device), found.classifier.to(device)
-    shape = (len(y), model.config.in_channels, model.config.image_size, model.config.image_size)
-    guidance = classifier_guidance(classifier, y.to(device), args.scale) if args.scale else None
-    g = torch.Generator().manual_seed(args.seed)
-    return SAMPLERS[args.sampler](model, schedule, shape, guidance=guidance, generator=g,
-                                  progress=sys.stderr.isatty()).cpu()
+    found.model.to(device); found.classifier.to(device)
+    return found
 
 
 def sample(args):
@@ -68,13 +63,14 @@ def sample(args):
     _require(args.count >= 1, "--count", "at least 1", args.count)
     _require(torch.isfinite(torch.tensor(args.scale)), "--scale", "a finite number", args.scale)
     found = load_pretrained(args.weights)
-    schedule = respace(found.schedule, args.steps)
     classes = len(found.labels)
     known = args.label is None or 0 <= args.label < classes
     _require(known, "--label", f"a class in [0, {classes})", args.label)
     y = torch.arange(args.count) % classes  # all in turn
     if args.label is not None: y = torch.full((args.count,), args.label)
-    x_0 = _guided(found, schedule, y, args)
+    pixels = draw_guided(_to_device(found), y, args.steps, args.scale, SAMPLERS[args.sampler], args.seed,
+                         progress=sys.stderr.isatty())
+    x_0 = from_pixels(pixels)
     write_png(out, x_0) if out.suffix == ".png" else write_npz(out, x_0, y)
     print(f"{args.count} samples -> {out}")
 
@@ -113,19 +109,19 @@ PLANS = {
     "emoji": Plan(*_thirty_two(3), LONG, GUIDE)}
 
 # %% ../nbs/13_command_line.ipynb #c14
-HOUR = replace(LONG, steps=6000, batch=64, warmup=200, ema_decay=0.999, save_every=500)
+HOUR = replace(LONG, batch=64, warmup=200, ema_decay=0.999, save_every=500)
 SMALL_GUIDE = replace(HOUR, steps=4000, lr=5e-4, weight_decay=0.05)
 
 
-def _halved(plan, flip):
+def _halved(plan, steps, flip):
     "`plan` at half the width, for a CPU."
     shape = dict(channels=16, channel_mult=(1, 2, 4), groups=8, attention_resolutions=(8,))
-    return Plan(plan.unet | shape, plan.classifier | shape, replace(HOUR, flip=flip),
+    return Plan(plan.unet | shape, plan.classifier | shape, replace(HOUR, steps=steps, flip=flip),
                 replace(SMALL_GUIDE, flip=flip), plan.image_size)
 
 
-SMALL = {"fashion-mnist": _halved(PLANS["fashion-mnist"], flip=True),
-         "emoji": _halved(PLANS["emoji"], flip=False)}
+SMALL = {"fashion-mnist": _halved(PLANS["fashion-mnist"], 6000, flip=True),
+         "emoji": _halved(PLANS["emoji"], 4000, flip=False)}
 
 # %% ../nbs/13_command_line.ipynb #c16
 def _fitted(data):
@@ -155,8 +151,11 @@ def _planned(args, data):
     plan = SMALL[kind] if args.small else PLANS[kind] if kind in PLANS else _fitted(data)
     fields = plan.unet if args.what == "diffusion" else plan.classifier
     if kind in ("emoji", "folder"): fields = fields | dict(image_size=args.image_size)
+    _require(not args.conditional or args.what == "diffusion", "--conditional",
+             "for diffusion only (a classifier is given no classes)", args.what)
     if args.what == "diffusion":
-        return UNet, UNetConfig(**fields), _changed(plan.diffusion, args)
+        classes = len(data.names) if args.conditional else None
+        return UNet, UNetConfig(**fields, classes=classes), _changed(plan.diffusion, args)
     return Classifier, ClassifierConfig(**fields, classes=len(data.names)), _changed(plan.guide, args)
 
 
@@ -173,7 +172,7 @@ def _note(args, recipe):
         if value is None or field.name in always: continue
         named.append(f"--{'' if value else 'no-'}{option}" if isinstance(value, bool) else f"--{option} {value}")
     if ":" in args.data: named.append(f"--image-size {args.image_size} --unfit {args.unfit}")
-    if args.small: named.insert(0, "--small")
+    named = [f"--{name}" for name in ("small", "conditional") if getattr(args, name)] + named
     return " ".join([f"gde train {args.what} --data {args.data}", *named])
 
 
@@ -181,7 +180,8 @@ def _watches(args, config):
     if args.what == "diffusion" and args.samples:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         shape = (16, config.in_channels, config.image_size, config.image_size)
-        yield watch_samples(args.out, linear_schedule(), shape)
+        y = torch.arange(16) % config.classes if config.classes else None
+        yield watch_samples(args.out, linear_schedule(), shape, y)
     if args.tensorboard: yield watch_tensorboard(Path(args.out) / f"tensorboard-{args.what}")
 
 
@@ -235,9 +235,9 @@ def pack(args):
 import json
 
 from .evaluation import (Batch, Judge, extract, extract_reference,
-                                             feature_network, provenance, require_enough, scores,
+                                             feature_network, require_enough, scores,
                                              write_reference)
-from .training import write_text
+from .training import provenance, write_text
 
 
 def _fitting(reference, samples):
@@ -299,6 +299,15 @@ def _known_features(reference, name):
 from .tradeoff import trade_off
 
 
+def _seed(text):
+    value = int(text)
+    if not 0 <= value < 2 ** 63: raise ValueError  # argparse says which
+    return value
+
+
+_seed.__name__ = "seed"  # for argparse's message
+
+
 def _numbers(kind):
     def read(text): return tuple(kind(part) for part in text.split(","))
     read.__name__ = f"list of {kind.__name__}"  # for argparse's message
@@ -347,7 +356,7 @@ def _add_sample(verbs):
     p.add_argument("--steps", default="25",
                    help='a count, "ddimN", or counts such as "10,15,20" (default: 25)')
     p.add_argument("--count", type=int, default=16, help="number of samples (default: 16)")
-    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--seed", type=_seed, default=0, help="default: 0")
     p.add_argument("--out", required=True, help="a .png (grid) or .npz (OpenAI's layout)")
 
 # %% ../nbs/13_command_line.ipynb #c32
@@ -376,6 +385,7 @@ def _add_train(verbs):
     p.add_argument("--dry-run", action="store_true", help="print what the run would cost, and stop")
     p.add_argument("--small", action="store_true",
                    help=f"the plan for a CPU, for {' or '.join(SMALL)}: the shipped weights' own")
+    p.add_argument("--conditional", action="store_true", help="a diffusion model that is told the class")
     p.add_argument("--samples", action=argparse.BooleanOptionalAction, default=True,
                    help="write a grid of samples with each checkpoint (default: yes)")
     p.add_argument("--tensorboard", action="store_true", help="write the losses for TensorBoard too")
@@ -419,7 +429,7 @@ def _add_evaluate(verbs):
     p.add_argument("--repeats", type=int, default=100,
                    help="redrawn sets for the intervals, 0 for none; with Inception each takes "
                         "many seconds on a CPU (default: 100)")
-    p.add_argument("--seed", type=int, default=0, help="of the redrawing (default: 0)")
+    p.add_argument("--seed", type=_seed, default=0, help="of the redrawing (default: 0)")
 
 
 def _add_tradeoff(verbs):
@@ -431,7 +441,7 @@ def _add_tradeoff(verbs):
                    help="default: 0,1,2,4")
     p.add_argument("--steps", type=_numbers(int), default=(25,), help="default: 25")
     p.add_argument("--count", type=int, default=1000, help="samples a point (default: 1000)")
-    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--seed", type=_seed, default=0, help="default: 0")
     p.add_argument("--out", required=True, help="JSON file of results; resumed if it is there")
 
 # %% ../nbs/13_command_line.ipynb #c36
@@ -441,7 +451,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv=None):
-    "The `gde` command. Gives the exit code: 0, or 2 with one line on standard error."
+    "The `gde` command. Gives the exit code: 0; 2 with one line on standard error; 130 if interrupted."
     parser = _Parser(prog="gde", description="Train, guide and sample diffusion models.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     _add_sample(verbs)
@@ -453,7 +463,12 @@ def main(argv=None):
     _verb(verbs, info, ["gde info"])
     args = parser.parse_args(argv)
     try: args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"gde {args.verb}: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt: return _said(args, "interrupted; what was written before is whole", 130)
+    except (torch.OutOfMemoryError, MemoryError): return _said(args, "not enough memory for this")
+    except (ValueError, OSError) as error: return _said(args, " ".join(str(error).split()))
     return 0
+
+
+def _said(args, message, code=2):
+    print(f"gde {args.verb}: {message}", file=sys.stderr)
+    return code

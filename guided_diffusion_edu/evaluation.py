@@ -4,8 +4,8 @@
 __all__ = ['INCEPTION_SHA256', 'Moments', 'moments', 'merge_moments', 'Gaussian', 'frechet_distance', 'fid', 'fid_bias',
            'straight_line', 'fid_infinity', 'inception_score', 'split_inception_score', 'knn_radii', 'Manifolds',
            'manifolds', 'precision_recall', 'density_coverage', 'expected_coverage', 'bootstrap_interval', 'Features',
-           'Judge', 'train_judge', 'judge_of', 'require_sha256', 'Inception', 'feature_network', 'Batch', 'Extracted',
-           'extract', 'extract_reference', 'provenance', 'write_reference', 'require_enough', 'scores']
+           'Judge', 'train_judge', 'load_sized', 'judge_of', 'require_sha256', 'Inception', 'feature_network', 'Batch',
+           'Extracted', 'extract', 'extract_reference', 'write_reference', 'require_enough', 'scores']
 
 # %% ../nbs/12_evaluation.ipynb #c06
 from typing import NamedTuple
@@ -13,10 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .checks import require, require_between, require_whole
+
 
 def _rows(features, name="features"):
     "`features` (N, D) in float64, checked."
-    x = torch.as_tensor(features)
+    try: x = torch.as_tensor(features)
+    except (TypeError, RuntimeError): raise ValueError(f"{name} must be numbers, got {type(features).__name__}") from None
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(f"{name} must have shape (N, D) with N > 0, got {tuple(x.shape)}")
     if not x.isfinite().all(): raise ValueError(f"{name} must be finite, got nan or infinity")
@@ -48,6 +51,8 @@ def merge_moments(a, b):
 
     Eq. `eq-chan-merge`; Chan, Golub and LeVeque 1983.
     """
+    sizes = len(a.mean), len(b.mean)
+    require(sizes[0] == sizes[1], "a and b", "have features of one size", f"{sizes[0]} and {sizes[1]}")
     count, difference = a.count + b.count, b.mean - a.mean
     between = torch.outer(difference, difference) * (a.count * b.count / count)
     return Moments(count, a.mean + difference * (b.count / count), a.scatter + b.scatter + between)
@@ -83,7 +88,7 @@ def frechet_distance(a, b):
 def fid(features_a, features_b):
     """FID of two sets of features (N, D) and (M, D); symmetric, 0 for equal sets.
 
-    Eq. `eq-frechet`; Heusel and others 2017.
+    Eq. `eq-frechet`; Heusel et al. 2017.
     """
     return frechet_distance(moments(features_a), moments(features_b))
 
@@ -109,6 +114,7 @@ def fid_infinity(reference, features, subsets=12, generator=None):
     Eq. `eq-fid-line`; Chong and Forsyth 2020.
     """
     x = _rows(features)
+    require_whole(least=2, subsets=subsets)
     least = max(len(x) // 4, x.shape[1] + 2)
     if least >= len(x):
         raise ValueError(f"features must be more than {x.shape[1] + 2} samples of size "
@@ -130,7 +136,7 @@ def _answers(probs):
 def inception_score(probs):
     """Inception Score of a classifier's `probs` (N, classes), from 1 to the number of classes.
 
-    Eq. `eq-inception-score`; Salimans and others 2016.
+    Eq. `eq-inception-score`; Salimans et al. 2016.
     """
     p = _answers(probs)
     divergence = torch.xlogy(p, p) - torch.xlogy(p, p.mean(0))  # 0 log 0 is 0
@@ -146,7 +152,7 @@ def split_inception_score(probs, size=5000):
 def knn_radii(features, k=3, block=1000):
     """Distance of each of `features` (N, D) to its `k`-th nearest other one, (N,), in blocks.
 
-    Eq. `eq-knn-radius`; Kynkäänniemi and others 2019.
+    Eq. `eq-knn-radius`; Kynkäänniemi et al. 2019.
     """
     x, radii = _rows(features), []
     if not 1 <= k < len(x):
@@ -191,7 +197,7 @@ def manifolds(real_features, fake_features, k=3, block=1000):
 def precision_recall(real_features, fake_features, k=3):
     """`(precision, recall)` of fake (M, D) against real features (N, D).
 
-    Eq. `eq-precision-recall`; Kynkäänniemi and others 2019.
+    Eq. `eq-precision-recall`; Kynkäänniemi et al. 2019.
     """
     found = manifolds(real_features, fake_features, k)
     return found.precision.mean().item(), found.recall.mean().item()
@@ -200,7 +206,7 @@ def precision_recall(real_features, fake_features, k=3):
 def density_coverage(real_features, fake_features, k=5):
     """`(density, coverage)` of fake (M, D) against real features (N, D).
 
-    Eq. `eq-density-coverage`; Naeem and others 2020.
+    Eq. `eq-density-coverage`; Naeem et al. 2020.
     """
     found = manifolds(real_features, fake_features, k)
     return found.density.mean().item(), found.coverage.mean().item()
@@ -209,7 +215,7 @@ def density_coverage(real_features, fake_features, k=5):
 def expected_coverage(real, fake, k=5):
     """Mean coverage of `fake` samples of the very law that the `real` ones come from.
 
-    Eq. `eq-expected-coverage`; Naeem and others 2020.
+    Eq. `eq-expected-coverage`; Naeem et al. 2020.
     """
     missed = 1.0
     for i in range(k): missed *= (real - 1 - i) / (real - 1 + fake - i)
@@ -221,6 +227,9 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
 
     Eq. `eq-bootstrap`; Efron 1979.
     """
+    require(len(rows) > 0, "rows", "hold at least 1 example", 0)
+    require_whole(repeats=repeats)
+    require_between(0, 1, level=level)
     def redrawn(): return rows[torch.randint(len(rows), (len(rows),), generator=generator)]
     values = torch.tensor([float(statistic(redrawn())) for _ in range(repeats)]).double()
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
@@ -231,7 +240,7 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
 # %% ../nbs/12_evaluation.ipynb #c38
 from functools import lru_cache
 
-from .data import from_pixels, load_data
+from .data import from_pixels, load_data, padded
 
 
 class Features(NamedTuple):
@@ -281,10 +290,16 @@ def train_judge(data, steps=None, batch=64, seed=0):
     return judge.eval().requires_grad_(False)
 
 
+def load_sized(name, size, train=True):
+    "The data set `name` (see `load_data`) with pictures of `size` x `size`, padded if smaller."
+    return padded(load_data(name, train, image_size=size), size)
+
+
 @lru_cache
-def judge_of(name):
-    "The `Judge` of the data set `name` (see `load_data`), trained once a session."
-    return train_judge(load_data(name))
+def judge_of(name, size=None):
+    """The `Judge` of the data set `name` (see `load_data`), at `size` x `size` (default: the
+    data's own), trained once a session."""
+    return train_judge(load_sized(name, size) if size else load_data(name))
 
 # %% ../nbs/12_evaluation.ipynb #c44
 import hashlib
@@ -346,7 +361,7 @@ def feature_network(name):
         raise ValueError(f"features {name!r} must have their data set: {said}") from None
 
 # %% ../nbs/12_evaluation.ipynb #c48
-import shutil, subprocess, time, zipfile, zlib
+import math, zipfile
 from contextlib import contextmanager
 
 import numpy
@@ -359,7 +374,9 @@ def _as_a_batch(path):
     try: yield
     except FileNotFoundError:
         raise ValueError(f"batch must be a file, and there is none at {path}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except (OSError, ValueError): raise
+    except Exception as error:  # over a damaged file its readers stumble in any way
+        error = " ".join(str(error).split())[:200]
         raise ValueError(f"batch must be a whole .npz file; {path} is not: {error}") from None
 
 
@@ -388,8 +405,9 @@ class Batch:
             raise ValueError("batch must hold samples (arr_0) or statistics (mu), "
                              f"{path} has {names}")
         shape, dtype = self.headers.get("arr_0", ((0, 1, 1, 3), numpy.dtype("uint8")))
-        if len(shape) != 4 or shape[3] not in (1, 3) or dtype != numpy.uint8:
-            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), "
+        fits = len(shape) == 4 and shape[3] in (1, 3) and dtype == numpy.uint8
+        if not fits or shape[0] < 0 or not all(0 < side <= 2048 for side in shape[1:3]):
+            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), sides up to 2048, "
                              f"{path} has {dtype} {shape}")
         self.count, self.size = shape[0], shape[1:]
 
@@ -397,6 +415,9 @@ class Batch:
         with archive.open(f"{name}.npy") as stream: return read(stream, name)
 
     def _whole(self, name):
+        shape, dtype = self.headers.get(name, ((), numpy.dtype("uint8")))
+        if not 0 <= math.prod(shape) * dtype.itemsize <= 2 ** 30 or any(n < 0 for n in shape):
+            raise ValueError(f"array {name} must be of at most 1 GiB, {self.path} has {dtype} {shape}")
         def read(stream, name): return npy.read_array(stream, allow_pickle=False)
         with _as_a_batch(self.path), zipfile.ZipFile(self.path) as archive:
             return self._open(archive, name, read)
@@ -461,17 +482,6 @@ def extract_reference(network, batch):
     return found._replace(law=law, spatial=spatial)
 
 # %% ../nbs/12_evaluation.ipynb #c56
-def provenance():
-    "Where and when numbers came about: device, versions, date and, in a clone, the commit."
-    from guided_diffusion_edu import __version__
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = ""
-    if shutil.which("git"): commit = subprocess.run(git, capture_output=True, text=True).stdout
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__,
-                version=__version__, commit=commit.strip() or None, date=time.strftime("%Y-%m-%d"))
-
-
 def write_reference(path, found, features):
     "The statistics in `found` (`Extracted`) as a reference batch; `features`: name of the network."
     from guided_diffusion_edu.training import write_whole

@@ -12,17 +12,18 @@ from .objectives import as_eps
 from .samplers import (_alpha_bars, _begin, _gradient, _predict,
                                            _timestep, _walk, guided_eps,
                                            score_from_eps)
-from .schedules import per_example
+from .schedules import per_example, require_schedule
 
 
 def vp_rate(schedule):
     """beta(u) of the SDE over each step of `schedule`, float64 (T,), if the whole chain lasts one
-    unit of time. Eq. `eq-vp-sde`; Song et al. 2021b, Eq. 11."""
+    unit of time. Eq. `eq-vp-sde`; Song, Sohl-Dickstein et al. 2021, Eq. 11."""
+    require_schedule(schedule)
     return -len(schedule) * schedule.alphas.log()
 
 
 def guided_score(eps, alpha_bar, gradient):
-    "The score that the guided noise prediction stands for. Eq. `eq-guided-score`; Dhariwal and Nichol 2021, Eq. 14."
+    "The score that the guided noise prediction stands for. Eq. `eq-guided-score`; Dhariwal and Nichol 2021, Eqs. 13, 14."
     return score_from_eps(guided_eps(eps, alpha_bar, gradient), alpha_bar)
 
 
@@ -30,7 +31,7 @@ def reverse_drift(x, score, rate, kappa=1.0):
     """Drift, in time that runs back, of the process with the densities of the SDE and `kappa` times
     its noise: 1 the reverse SDE, 0 the probability flow.
 
-    Eqs. `eq-reverse-family`, `eq-fokker-planck`; Song et al. 2021b, Eqs. 6 and 13.
+    Eqs. `eq-reverse-family`, `eq-fokker-planck`; Song, Sohl-Dickstein et al. 2021, Eqs. 6 and 13.
     """
     return rate / 2 * (x + (1 + kappa) * score)
 
@@ -39,7 +40,7 @@ def sde_sample(model, schedule, shape, y=None, guidance=None, kappa=1.0, x_T=Non
                clip=True, edit_x_0=None, generator=None, progress=False, trajectory=False):
     """Draw `shape` = (B, C, ...) by the Euler-Maruyama method, `kappa` times the noise of the
     reverse SDE (0: the flow). Wants short steps. The other arguments and the result are as in
-    `ddim_sample`. Eq. `eq-reverse-family`; Song et al. 2021b, Eq. 6."""
+    `ddim_sample`. Eq. `eq-reverse-family`; Song, Sohl-Dickstein et al. 2021, Eq. 6."""
     if kappa < 0: raise ValueError(f"kappa must not be negative, got {kappa}")
     finite, spans = [], (vp_rate(schedule) / len(schedule)).tolist()  # beta du of each step
 
@@ -63,7 +64,7 @@ def flow_time(alpha_bar):
 
 
 def to_flow(x_t, alpha_bar):
-    "`x_t` at the level `alpha_bar` as a point of the straight path. Eqs. `eq-path-change`, `eq-linear-path`; Lipman et al. 2023, Section 4."
+    "`x_t` at the level `alpha_bar` as a point of the straight path. Eq. `eq-linear-path`; Lipman et al. 2023, Section 4."
     return x_t / (alpha_bar ** 0.5 + (1 - alpha_bar) ** 0.5)
 
 
@@ -88,9 +89,10 @@ def flow_sample(velocity, times, x, y=None, guidance=None):
     """From `x` (B, ...) at the first of the falling `times` (N,), all in (0, 1), to time 0, by
     Euler's method. `velocity(x, tau, y)` and `guidance(x, tau)` get tau as (B,).
 
-    Eq. `eq-euler-is-ddim`; Lipman et al. 2023.
+    Eq. `eq-euler-is-ddim`; the path: Lipman et al. 2023, Section 4.
     """
     times = torch.as_tensor(times).tolist()
+    if not times: raise ValueError("times must have shape (N,) with N > 0, got none")
     if not 1 > times[0] or times != sorted(times, reverse=True) or times[-1] <= 0:
         raise ValueError(f"times must fall and lie between 0 and 1, got {times[0]} to {times[-1]}")
     for tau, below in zip(times, [*times[1:], 0.0]):

@@ -2,28 +2,31 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FILES', 'SCHEDULES', 'MULTIPLIERS', 'LSUN', 'OPENAI', 'PARTS', 'OUTSIDE', 'ADDRESS', 'Pretrained',
-           'available_weights', 'load_pretrained', 'standard_error', 'Release', 'openai_release', 'openai_config',
-           'released_names', 'load_released', 'read_weights', 'from_openai', 'fetch_openai', 'Enlarging', 'upsample']
+           'available_weights', 'load_pretrained', 'draw_guided', 'standard_error', 'Release', 'openai_release',
+           'openai_config', 'released_names', 'load_released', 'read_weights', 'from_openai', 'fetch_openai',
+           'Enlarging', 'upsample']
 
 # %% ../nbs/11_pretrained.ipynb #c04
-import hashlib, json, pickle
+import hashlib, json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from urllib.request import urlopen
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
+from .checks import require_shape
 from .classifier import AttentionPool, Classifier, ClassifierConfig
 from .layers import (AttentionBlock, ConvResampling, ResBlock, keep,
                                          queries_first)
+from .guidance import classifier_guidance
 from .samplers import ddim_sample
-from .schedules import Schedule, cosine_schedule, linear_schedule
+from .schedules import Schedule, cosine_schedule, linear_schedule, respace
 from .training import read_tensors, write_text, write_whole
 from .unet import UNet, UNetConfig
+from .viz import to_pixels
 
 WEIGHTS = Path(str(files("guided_diffusion_edu"))) / "weights"
 FILES = ["diffusion.json", "diffusion.safetensors", "classifier.json", "classifier.safetensors"]
@@ -41,13 +44,26 @@ class Pretrained:
     records: dict
 
 # %% ../nbs/11_pretrained.ipynb #c06
+def _record(path):
+    "The record of a training at `path`, with what loading needs. ValueError if it is none."
+    try:
+        record = json.loads(path.read_text())
+        noise = record["schedule"]
+        fits = noise["name"] in SCHEDULES and noise["T"] in range(1, 10 ** 6)
+        fits = fits and isinstance(record["config"], dict) and isinstance(record["classes"], list)
+    except (ValueError, LookupError, TypeError, RecursionError): fits = False
+    if not fits: raise ValueError(f"weights must have the record of their training, and {path} is none")
+    return record
+
+
 def _load(kind, network, config, folder):
-    record = json.loads((folder / f"{kind}.json").read_text())
+    record, tensors = _record(folder / f"{kind}.json"), read_tensors(folder / f"{kind}.safetensors")[0]
     fields = {name: tuple(value) if isinstance(value, list) else value
               for name, value in record["config"].items()}
-    model = network(config(**fields))
-    try: model.load_state_dict(read_tensors(folder / f"{kind}.safetensors")[0])
-    except RuntimeError as error:
+    try:
+        model = network(config(**fields))
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError) as error:  # TypeError: fields that no network has
         raise ValueError(f"weights must fit their record, and those in {folder} do not: "
                          f"{' '.join(str(error).split())}") from None
     return model.eval().requires_grad_(False), record
@@ -73,11 +89,33 @@ def load_pretrained(name):
     return Pretrained(model, classifier, schedule, tuple(diffusion["classes"]), records)
 
 # %% ../nbs/11_pretrained.ipynb #c16
+def draw_guided(found, y, steps=25, scale=3.0, sampler=ddim_sample, seed=0, block=250, **options):
+    """Pixels, uint8 (N, C, H, W), of samples of the classes `y` (N,), drawn by `sampler` in
+    `steps` steps and guided by `scale`, a `block` at a time, on the device of `found`'s model
+    (`Pretrained`).
+
+    A scale of 0 does not ask the classifier. Same seed and block, same pixels. `options` go to
+    the sampler.
+    """
+    model, classes = found.model, len(found.labels)
+    if not len(y) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"y must be one or more classes in [0, {classes}), got {y.tolist()[:8]}")
+    shape = (model.config.in_channels, model.config.image_size, model.config.image_size)
+    g, schedule = torch.Generator().manual_seed(seed), respace(found.schedule, steps)
+    pixels = torch.empty(len(y), *shape, dtype=torch.uint8)
+    for part, kept in zip(y.to(next(model.parameters()).device).split(block), pixels.split(block)):
+        guidance = classifier_guidance(found.classifier, part, scale) if scale else None
+        x_0 = sampler(model, schedule, (len(part), *shape), y=part if model.config.classes else None,
+                      guidance=guidance, generator=g, **options)
+        kept.copy_(to_pixels(x_0))
+    return pixels
+
+# %% ../nbs/11_pretrained.ipynb #c20
 def standard_error(p, n):
     "Of the share `p` counted on `n` independent samples. Eq. `eq-share-error`."
     return (p * (1 - p) / n) ** 0.5
 
-# %% ../nbs/11_pretrained.ipynb #c32
+# %% ../nbs/11_pretrained.ipynb #c36
 @dataclass(frozen=True)
 class Release:
     """What belongs to a released checkpoint, besides its weights.
@@ -110,7 +148,7 @@ def _classifier(size, depth=2, noise="linear"):
     shape = dict(channel_mult=MULTIPLIERS[size], res_blocks=depth)
     return Release(ClassifierConfig(image_size=size, **shape), noise)
 
-# %% ../nbs/11_pretrained.ipynb #c34
+# %% ../nbs/11_pretrained.ipynb #c38
 LSUN = dict(classes=None, dropout=0.1)
 OPENAI = {
     "64x64_diffusion": _diffusion(64, dict(noise="cosine", heads_first=False, scale=1.0),
@@ -143,7 +181,7 @@ def openai_config(name):
     "The shape of OpenAI's checkpoint `name`: a `UNetConfig` or a `ClassifierConfig`."
     return openai_release(name).config
 
-# %% ../nbs/11_pretrained.ipynb #c38
+# %% ../nbs/11_pretrained.ipynb #c42
 PARTS = {
     ResBlock: {"norm": "in_layers.0", "conv": "in_layers.2", "adagn.project": "emb_layers.1",
                "adagn.norm": "out_layers.0", "last": "out_layers.3", "skip": "skip_connection"},
@@ -162,7 +200,7 @@ def _stage_paths(stage, own, released, first=0):
     parts = [name for name, part in stage.named_children() if not isinstance(part, nn.Identity)]
     for place, part in enumerate(parts, first): yield f"{own}.{part}", f"{released}.{place}"
 
-# %% ../nbs/11_pretrained.ipynb #c40
+# %% ../nbs/11_pretrained.ipynb #c44
 def _paths(model):
     "(path of a part of `model`, its path in the released layout), one by one."
     yield from ((own, released) for own, released in OUTSIDE.items()
@@ -189,7 +227,7 @@ def released_names(model):
             names[f"{own}.{weight}"] = f"{released}.{to}"
     return names
 
-# %% ../nbs/11_pretrained.ipynb #c44
+# %% ../nbs/11_pretrained.ipynb #c48
 def _differences(wanted, found):
     "What is wrong with the shapes `found`, by name, in words."
     wrong = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted
@@ -207,6 +245,8 @@ def load_released(model, weights, heads_first=True):
     For a network that was trained with the released code: `heads_first` unless it was trained
     with its `use_new_attention_order`. ValueError names what is missing, left over or misshapen.
     """
+    others = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if others: raise ValueError(f"weights must be tensors by name, and {others[0]!r} is none")
     names = released_names(model)
     wanted = {names[own]: tuple(value.shape) for own, value in model.state_dict().items()}
     wrong = _differences(wanted, {name: tuple(value.shape) for name, value in weights.items()})
@@ -219,7 +259,7 @@ def load_released(model, weights, heads_first=True):
     model.load_state_dict(state)
     return model
 
-# %% ../nbs/11_pretrained.ipynb #c48
+# %% ../nbs/11_pretrained.ipynb #c52
 def read_weights(path):
     """Tensors by name, on the CPU, from a file of safetensors or of PyTorch (`.pt`). Runs no
     code of the file's. ValueError if it is no file of tensors and nothing else."""
@@ -228,7 +268,8 @@ def read_weights(path):
     try:
         if path.suffix == ".safetensors": return read_tensors(path)[0]
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+    except OSError: raise
+    except Exception as error:  # over a damaged file torch stumbles in any way
         raise ValueError(f"path must be a whole file of tensors and nothing else; {path} is "
                          "damaged, or holds code (which was not run)") from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
@@ -250,7 +291,7 @@ def from_openai(name, weights):
     model = load_released(model.to_empty(device="cpu"), tensors, release.heads_first)
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/11_pretrained.ipynb #c52
+# %% ../nbs/11_pretrained.ipynb #c56
 ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 
 
@@ -270,7 +311,7 @@ def _remember(path, record):
     "Compare the SHA-256 of `path` with the one in `record`, or write it there."
     with open(path, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
     if not record.exists(): write_text(record, f"{found}  {record.stem}\n")
-    wanted = record.read_text().split()[0]
+    wanted = record.read_text().partition(" ")[0]
     if found != wanted:
         raise ValueError(f"{record.stem} must have the SHA-256 {wanted} written down in {record}, "
                          f"got {found}: damaged or exchanged")
@@ -287,7 +328,7 @@ def fetch_openai(name, folder="models", open_url=urlopen):
     else: write_whole(path, lambda part: _remember(_download(ADDRESS + path.name, part, open_url), record))
     return path
 
-# %% ../nbs/11_pretrained.ipynb #c60
+# %% ../nbs/11_pretrained.ipynb #c64
 class Enlarging(nn.Module):
     "A super-resolution `model` with its `low_res` (B, C, h, w) bound: `(x_t, t, y)`, as any other."
 
@@ -301,6 +342,7 @@ class Enlarging(nn.Module):
 def upsample(model, schedule, low_res, y=None, sampler=ddim_sample, **options):
     """`low_res` (B, C, h, w), drawn large by the super-resolution `model`: (B, C, image_size,
     image_size). `options` are the sampler's, which is `ddim_sample` or `ddpm_sample`."""
+    require_shape("low_res", low_res, "B", "C", "h", "w")
     size = model.config.image_size
     shape = (*low_res.shape[:2], size, size)
     return sampler(Enlarging(model, low_res.clamp(-1, 1)), schedule, shape, y, **options)

@@ -15,39 +15,30 @@ from pathlib import Path
 
 import torch
 
-from .data import load_data
-from .evaluation import extract, judge_of, provenance, scores
-from .guidance import classifier_guidance
-from .pretrained import load_pretrained
+from .evaluation import extract, judge_of, load_sized, scores
+from .pretrained import draw_guided, load_pretrained
 from .samplers import ddim_sample, ddpm_sample
-from .schedules import respace
-from .training import write_text
-from .viz import to_pixels
+from .training import provenance, write_text
 
 WAYS = {"DDPM at x_t": (ddpm_sample, dict(gradient_at="x_t")),
         "DDPM at mean": (ddpm_sample, dict(gradient_at="mean")), "DDIM": (ddim_sample, {})}
 
 
-def draw_pixels(found, way, scale, steps, count, seed=0, block=250):
-    """`(pixels uint8 (count, C, H, W), classes (count,))`: guided samples of the weights `found`
-    (`Pretrained`), classes in turn, on the model's device, a `block` at a time."""
+def draw_pixels(found, way, scale, steps, count, seed=0):
+    """`(pixels uint8 (count, C, H, W), classes (count,))`: samples of the weights `found`
+    (`Pretrained`), classes in turn, by one of the `WAYS`."""
     sampler, options = WAYS[way]
-    config, device = found.model.config, next(found.model.parameters()).device
-    g, y = torch.Generator().manual_seed(seed), torch.arange(count) % len(found.labels)
-    schedule, pixels = respace(found.schedule, steps), []
-    for part in y.to(device).split(block):
-        guidance = classifier_guidance(found.classifier, part, scale) if scale else None
-        shape = (len(part), config.in_channels, config.image_size, config.image_size)
-        x_0 = sampler(found.model, schedule, shape, y=part if config.classes else None,
-                      guidance=guidance, generator=g, **options)
-        pixels.append(to_pixels(x_0).cpu())
-    return torch.cat(pixels), y
+    y = torch.arange(count) % len(found.labels)
+    return draw_guided(found, y, steps, scale, sampler, seed, **options), y
 
 # %% ../nbs/12a_tradeoff.ipynb #c21
 def _resumed(out, about):
     "The record in the file `out`, begun if it is not there; it must be of the same settings."
     if not Path(out).exists(): return dict(about=about, commands=[], rows=[])
-    record = json.loads(Path(out).read_text())
+    try: record = json.loads(Path(out).read_text())
+    except (ValueError, RecursionError): record = None
+    if not isinstance(record, dict) or not {"about", "commands", "rows"} <= record.keys():
+        raise ValueError(f"out must be a new file or a record of such a run, and {out} is neither")
     if record["about"] != about:
         raise ValueError(f"out must be a new file or one of the same settings; {out} was written "
                          f"with {record['about']}, now it is {about}")
@@ -66,7 +57,8 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     found, data = load_pretrained(weights), data or weights
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found.model.to(device); found.classifier.to(device)
-    judge, train, held_out = judge_of(data), load_data(data), load_data(data, train=False)
+    size = found.model.config.image_size
+    judge, train, held_out = judge_of(data, size), load_sized(data, size), load_sized(data, size, train=False)
     reference = extract(judge, train.pixels)
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
                  seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels))

@@ -2,12 +2,14 @@
 import re, subprocess, sys
 from pathlib import Path
 
+import nbformat
+
 import guided_diffusion_edu as gde
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / 'book' / '_ext'), str(ROOT / 'book')]
 from address import FILES, rewritten
-from nbdev_book import settings
+from nbdev_book import read, settings
 
 
 def test_files_agree_with_the_settings():
@@ -17,19 +19,32 @@ def test_files_agree_with_the_settings():
     assert settings()['git_url'] in (ROOT / 'CITATION.cff').read_text()
 
 
+OWNER = re.compile(rf'(github\.com/|github\.io|github/){settings()["user"]}\b|{settings()["user"]}\.github\.io')
+
+
 def test_a_new_address_reaches_every_place():
-    known = dict(settings()) | dict(user='lady-ada', git_url='https://github.com/lady-ada/guided_diffusion_edu', doc_host='https://lady-ada.github.io')
-    for name in FILES: assert 'example' not in rewritten((ROOT / name).read_text(), known)
+    known = dict(settings()) | dict(user='lady-ada', branch='next', git_url='https://github.com/lady-ada/guided_diffusion_edu', doc_host='https://lady-ada.github.io')
+    for name in FILES:
+        text = (ROOT / name).read_text()
+        assert OWNER.search(text) and not OWNER.search(rewritten(text, known)) and '/blob/main' not in rewritten(text, known), name
+
+
+def test_each_notebook_opens_with_its_badge_for_colab():
+    known = settings()
+    for path in sorted((ROOT / 'nbs').glob('*.ipynb')):
+        first = nbformat.read(path, 4).cells[0]
+        page = f'https://colab.research.google.com/github/{known["user"]}/{known["repo"]}/blob/{known["branch"]}/nbs/{path.name}'
+        assert first.cell_type == 'markdown' and first.source.startswith(f'[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({page})\n\n# '), path.name
+        assert read(path.read_text()).cells[1].source.startswith('# '), f'{path.name}: the site would load the badge'
 
 
 def test_no_other_file_names_the_address():
     files = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     allowed = {*FILES, 'settings.ini', 'guided_diffusion_edu/_modidx.py'}  # _modidx is written from the settings by nbdev
-    owner = re.compile(rf'(github\.com/|github\.io|github/){settings()["user"]}\b|{settings()["user"]}\.github\.io')
     for name in files:
         path = ROOT / name
         if name in allowed or path.suffix in ('.js', '.woff', '.safetensors', '.png') or not path.is_file(): continue
-        assert not owner.search(path.read_text(errors='ignore')), name
+        assert not OWNER.search(path.read_text(errors='ignore')), name
 
 
 def test_one_version():

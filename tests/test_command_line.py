@@ -160,3 +160,45 @@ def test_data_and_pack(tmp_path, capsys, root):
     assert main(['pack', str(root / 'guided_diffusion_edu' / 'weights' / 'digits'), str(tmp_path / 'half')]) == 0
     assert main(['sample', '--weights', str(tmp_path / 'half'), '--steps', '2', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
     assert main(['pack', str(tmp_path), str(tmp_path / 'b')]) == 2
+
+
+@pytest.fixture(scope='module')
+def conditional(tmp_path_factory):
+    "A folder with a model that is told the class: trained to see only that it is heard."
+    out = tmp_path_factory.mktemp('conditional')
+    for what, more in (('diffusion', ['--conditional']), ('classifier', [])):
+        assert main(['train', what, '--data', 'digits', '--steps', '3', '--batch', '8', '--lr', '0.01', '--warmup', '1', '--ema-decay', '0', '--out', str(out), *more]) == 0
+    return out
+
+
+def test_a_conditional_model_is_told_the_class(conditional):
+    found = gde.load_pretrained(str(conditional))
+    assert found.model.config.classes == 10 and '--conditional' in found.records['diffusion']['note']
+    told = [gde.draw_guided(found, torch.full((4,), label), steps=4, scale=0.0) for label in (1, 1, 2)]
+    assert torch.equal(told[0], told[1]) and not torch.equal(told[0], told[2])  # without guidance only the model can tell them apart
+    assert (conditional / 'samples-000003.png').exists()
+
+
+def test_only_diffusion_is_conditional(tmp_path, capsys):
+    assert main(['train', 'classifier', '--data', 'digits', '--out', str(tmp_path / 'a'), '--conditional']) == 2
+    assert '--conditional must be for diffusion only' in capsys.readouterr().err and not (tmp_path / 'a').exists()
+
+
+def test_small_is_for_two_data_sets(tmp_path, capsys):
+    assert main(['train', 'diffusion', '--data', 'digits', '--out', str(tmp_path / 'a'), '--small']) == 2
+    assert "--small must be with --data one of ['fashion-mnist', 'emoji'], got digits" in capsys.readouterr().err
+
+
+def test_drawn_by_the_block():
+    "Blocks follow one another in one stream of noise, and no more than a block is asked of the model at once."
+    found, y = gde.load_pretrained('digits'), torch.arange(7) % 10
+    asked = []
+    hook = found.model.register_forward_hook(lambda model, inputs, output: asked.append(len(inputs[0])))
+    pixels = gde.draw_guided(found, y, steps=3, scale=2.0, seed=5, block=3)
+    hook.remove()
+    assert asked == [3] * 6 + [1] * 3 and pixels.shape == (7, 1, 8, 8) and pixels.dtype == torch.uint8
+    g, steps = torch.Generator().manual_seed(5), gde.respace(found.schedule, 3)
+    parts = [gde.ddim_sample(found.model, steps, (len(part), 1, 8, 8), guidance=gde.classifier_guidance(found.classifier, part, 2.0), generator=g) for part in y.split(3)]
+    assert torch.equal(pixels, gde.viz.to_pixels(torch.cat(parts)))
+    with pytest.raises(ValueError, match=r'y must be one or more classes in \[0, 10\), got \[0, 10\]'): gde.draw_guided(found, torch.tensor([0, 10]))
+    with pytest.raises(ValueError, match='one or more classes'): gde.draw_guided(found, torch.tensor([], dtype=torch.long))

@@ -14,7 +14,7 @@ from guided_diffusion_edu.anything import (all_of, any_of, class_loss, edges, lo
 from guided_diffusion_edu.flows import (diffusion_of, eps_from_flow, flow_sample, flow_time, guidance_on_flow, guided_score, guided_velocity, reverse_drift,
                                         sde_sample, to_flow, velocity_from_eps, velocity_of, vp_rate)
 from guided_diffusion_edu.leaderboard import BINS, METHODS, by_samples, edm, map_variation, pushed_law, sampling_floor, score_table, tilted_law
-from guided_diffusion_edu.solvers import edm_steps, exponential_step, flow_map, guided_x_0, heun, mixture_cdf, noise_to_signal, stochastic_step, two_m
+from guided_diffusion_edu.solvers import edm_steps, exponential_step, flow_map, heun, mixture_cdf, noise_to_signal, stochastic_step, two_m
 from guided_diffusion_edu.classifier import AttentionPool
 from guided_diffusion_edu.failures import contrast, dynamic_threshold, early_push, means_gradient, mode_shares, target_contrast, target_shares, transfer_gap
 from guided_diffusion_edu.free import (asymmetry, autoguidance, drop_labels, flow_law, free_guidance, guided_model, implicit_guidance, interval_guidance,
@@ -1485,7 +1485,7 @@ def test_eq_variation_of_constants():
 def test_eq_guided_x0():
     x, e, gradient = randn(3), randn(3, seed=1), randn(3, seed=2)
     for a in (0.1, 0.6, 0.99):
-        assert torch.allclose(guided_x_0(gde.x0_from_eps(x, e, a), a, gradient), gde.x0_from_eps(x, gde.guided_eps(e, a, gradient), a), atol=1e-12)
+        assert torch.allclose(gde.guided_x_0(gde.x0_from_eps(x, e, a), a, gradient), gde.x0_from_eps(x, gde.guided_eps(e, a, gradient), a), atol=1e-12)
 
 
 def test_eq_exponential_step():
@@ -1495,7 +1495,7 @@ def test_eq_exponential_step():
     ended = gde.ddim_sample(model, s, x.shape, guidance=guidance, x_T=x, clip=False)
     for i in range(7, -1, -1):
         t, a = torch.full((20,), s.timesteps[i].item()), s.alpha_bars[i].item()
-        x = exponential_step(x, guided_x_0(gde.x0_from_eps(x, model(x, t), a), a, guidance(x, t)), a, s.alpha_bars_prev[i].item())
+        x = exponential_step(x, gde.guided_x_0(gde.x0_from_eps(x, model(x, t), a), a, guidance(x, t)), a, s.alpha_bars_prev[i].item())
     assert torch.allclose(x, ended, atol=1e-11)
 
 

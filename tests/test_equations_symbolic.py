@@ -10,7 +10,7 @@ from sympy.stats import E, Normal, variance
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.flows import eps_from_flow, flow_time, guided_score, guided_velocity, reverse_drift, to_flow, velocity_from_eps
-from guided_diffusion_edu.solvers import exponential_step, guided_x_0, heun, noise_to_signal, stochastic_step, two_m
+from guided_diffusion_edu.solvers import exponential_step, heun, noise_to_signal, stochastic_step, two_m
 import guided_diffusion_edu.failures
 import guided_diffusion_edu.free
 import guided_diffusion_edu.particles
@@ -1195,7 +1195,7 @@ def test_eq_variation_of_constants():
 
 
 def test_eq_guided_x0():
-    assert same(guided_x_0(gde.x0_from_eps(x_t, eps, a), a, g), gde.x0_from_eps(x_t, gde.guided_eps(eps, a, g), a))
+    assert same(gde.guided_x_0(gde.x0_from_eps(x_t, eps, a), a, g), gde.x0_from_eps(x_t, gde.guided_eps(eps, a, g), a))
 
 
 def test_eq_exponential_step():

@@ -166,7 +166,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('solvers', '/ noise_to_signal(alpha_bar)  # exp(-h)', '/ noise_to_signal(alpha_bar) * 0.99', 'eq-exponential-step'),
     ('solvers', '** 2  # exp(-2 h)', '', 'eq-stochastic-step'),
     ('solvers', 'below * (1 - kept) ** 0.5 * z', 'below * (1 - kept) * z', 'eq-stochastic-flow'),
-    ('solvers', 'return x_0 + (1 - alpha_bar) / alpha_bar ** 0.5 * gradient', 'return x_0 + (1 - alpha_bar) ** 0.5 * gradient', 'eq-guided-x0'),
+    ('samplers', 'return x_0 + (1 - alpha_bar) / alpha_bar ** 0.5 * gradient', 'return x_0 + (1 - alpha_bar) ** 0.5 * gradient', 'eq-guided-x0'),
     ('solvers', 'x + width / 2 * (slope + slope_below)', 'x + width * slope', 'eq-heun'),
     ('solvers', '(low + torch.arange(steps) / (steps - 1) * (high - low)) ** rho', '(low + torch.arange(steps) / steps * (high - low)) ** rho', 'eq-edm-levels'),
     ('solvers', 'middle, y) < share', 'middle) < share', 'eq-heun'),

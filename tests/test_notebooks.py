@@ -1,5 +1,5 @@
 """The notebooks run as a reader runs them, the package is exactly what they export, and imports climb the staircase of the contents."""
-import ast, filecmp, os, re, shutil, statistics, subprocess, sys
+import ast, filecmp, importlib.metadata, json, os, re, shutil, statistics, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +8,8 @@ import pytest
 import yaml
 from nbclient import NotebookClient
 from nbdev_book import read
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'guided_diffusion_edu'
@@ -51,10 +53,23 @@ def installed(tmp_path_factory):
     return target
 
 
+GUARD = f"""
+import os, sys
+def guard(event, args):
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(args[0], (str, bytes)):
+        path = os.path.abspath(os.fsdecode(args[0]))
+        if path.startswith({str(ROOT) + os.sep!r}) and not path.startswith({sys.prefix + os.sep!r}): raise PermissionError(f"{{path}} is of the repository, not of the wheel")
+    if event == "socket.connect" and isinstance(args[1], tuple) and args[1][0] not in ("127.0.0.1", "::1", "localhost"): raise PermissionError(f"fetches from {{args[1]}}")
+sys.addaudithook(guard)
+"""
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs_with_only_the_wheel(path, installed, tmp_path):
+    "In an empty folder; reading a file of the repository, or fetching anything, is an error. (So the pages may say that they fetch nothing.)"
     notebook = read(path.read_text())
     notebook.cells = [c for c in notebook.cells if 'skip-execution' not in c.metadata.get('tags', [])]
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(GUARD))
     probe = f'import {PACKAGE}, pathlib; assert pathlib.Path({PACKAGE}.__file__).is_relative_to({str(installed)!r}), {PACKAGE}.__file__'
     notebook.cells.append(nbformat.v4.new_code_cell(probe))
     environment = os.environ | dict(PYTHONPATH=str(installed))
@@ -67,6 +82,33 @@ def test_notebooks_import_only_what_the_wheel_brings():
     for path in NOTEBOOKS:
         for source in code_cells(path):
             assert {m.split('.')[0] for m in imported(source)} <= brought | sys.stdlib_module_names, f'{path.name}: {source[:80]}'
+
+
+SETUP = """#| hide
+import importlib.util, subprocess, sys
+if importlib.util.find_spec("guided_diffusion_edu") is None:  # on Colab
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "guided_diffusion_edu"], check=True)"""
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_ready_for_colab(path):
+    "The first code cell, the same everywhere, sets up Colab and does nothing elsewhere; where a cell is for a GPU, Colab is asked for one."
+    cells, metadata = code_cells(path), nbformat.read(path, 4).metadata
+    assert cells[0] == SETUP and not any('find_spec(' in source for source in cells[1:])
+    wants_a_gpu = any('#| cuda' in source.splitlines() for source in cells)
+    assert (metadata.get('accelerator'), metadata.get('colab')) == (('GPU', {'gpuType': 'T4'}) if wants_a_gpu else (None, None))
+
+
+def test_colab_has_all_that_the_wheel_requires(installed):
+    "Installing the wheel would install nothing else: each requirement is met by the versions of Colab's runtimes, kept in colab.json."
+    distribution, = importlib.metadata.distributions(path=[str(installed)])
+    wanted = [r for r in map(Requirement, distribution.requires) if not r.marker or r.marker.evaluate(dict(extra=''))]
+    runtimes = json.loads((ROOT / 'tests' / 'colab.json').read_text())
+    assert all(any(r.name in runtime['packages'] for runtime in runtimes) for r in wanted)
+    for runtime in runtimes:
+        assert runtime['python'] in SpecifierSet(distribution.metadata['Requires-Python'])
+        for r in wanted:
+            if r.name in runtime['packages']: assert runtime['packages'][r.name] in r.specifier, f'Colab of {runtime["date"]} has {r.name} {runtime["packages"][r.name]}, the wheel wants {r}'
 
 
 def test_the_package_is_the_export(tmp_path):

@@ -242,6 +242,17 @@ def test_watching(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='tensorboard must be installed'): training.watch_tensorboard(tmp_path)
 
 
+def test_tensorboard_reads_the_losses(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    watch = training.watch_tensorboard(tmp_path / 'board')
+    recipe = gde.Recipe(steps=5, batch=8, save_every=2)
+    _, losses = fit(processes.Tiny(), processes.plain, processes.DIGITS, processes.SCHEDULE, recipe, tmp_path / 'checkpoint', {}, False, [watch])
+    board = EventAccumulator(str(tmp_path / 'board'))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars('loss/all')] == [(step, pytest.approx(loss)) for step, loss in enumerate(losses)]
+    assert set(board.Tags()['scalars']) == {'loss/all', 'loss/q1', 'loss/q2', 'loss/q3', 'loss/q4'}
+
+
 @pytest.mark.parametrize('network, config', [(gde.UNet, replace(SMALL, classes=3, attention_resolutions=(4,))), (gde.Classifier, gde.ClassifierConfig(image_size=8, in_channels=1, channels=32, channel_mult=(1, 1), res_blocks=1, attention_resolutions=(), head_channels=32, classes=3))])
 def test_cost_on_meta_is_the_cost_of_the_real_thing(network, config):
     from torch.utils.flop_counter import FlopCounterMode

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat, yaml
 
 ROOT = Path(__file__).parents[2]
+BADGE = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\s+')
 LINE = re.compile(r'^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$')
 TAGS = {'hide': 'remove-cell', 'default_exp': 'remove-cell', 'eval=false': 'skip-execution', 'slow': 'skip-execution', 'plot': 'plot', 'checker': 'hide-input', 'solution': 'hide-cell'}
 
@@ -45,6 +46,7 @@ def read(text):
     "A notebook as MyST-NB wants it."
     nb, cells, module = nbformat.reads(text, as_version=4), [], None
     package = settings()['lib_name']
+    nb.cells[0].source = BADGE.sub('', nb.cells[0].source, count=1)  # on the site the theme has a button, and no picture comes from elsewhere
     for cell in nb.cells:
         if cell.cell_type == 'code':
             found = _directives(cell)
