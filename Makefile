@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 8000
 
-.PHONY: book serve test bench address clean
+.PHONY: book serve pdf archive test bench address types fuzz dist wheel-test clean
 
 book: $(INSTALLED)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -12,6 +12,12 @@ book: $(INSTALLED)
 
 serve: book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+pdf: book  # needs Chromium: apt-get install chromium, or CHROMIUM=its path
+	$(BIN)/python book/pdf.py
+
+archive: book  # the whole site in one file, to be unpacked and read from a folder; each build makes it anew
+	@echo "The site in one file: $(CURDIR)/_build/html/guided_diffusion_edu-site.zip"
 
 test: $(INSTALLED)  # one thread a process: pools of threads that share cores slow each other down
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -22,6 +28,20 @@ bench: $(INSTALLED)
 
 address: $(INSTALLED)  # carry the address in settings.ini to the files that cannot read it
 	$(BIN)/python book/address.py
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+fuzz: $(INSTALLED)  # SECONDS: altogether, about
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)
+
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build
+
+wheel-test: dist  # with the newest torch, and with the oldest that is supported
+	$(BIN)/python tests/wheel.py --all
+	$(BIN)/python tests/wheel.py --all --torch "torch==2.6.0 torchvision==0.21.0"
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache

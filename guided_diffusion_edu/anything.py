@@ -8,6 +8,7 @@ __all__ = ['x_0_guidance', 'mended', 'waiting', 'measurement_loss', 'masked', 'c
 import torch
 from torch.nn import functional as F
 
+from .checks import require, require_indices, require_shape, require_whole
 from .diffusion import at_steps, noise_like, x0_from_eps
 from .exact import GaussianMixture, _by_level
 from .guidance import log_prob_guidance
@@ -33,12 +34,16 @@ def x_0_guidance(model, schedule, loss, scale=1.0, y=None, clip=True):
     return log_prob_guidance(log_prob, scale)
 
 
+def _require_error(r): require(r > 0, "r", "be positive", r)
+
+
 def mended(guidance, schedule, r, spread=1.0):
     """`guidance` of a measurement with error `r`, weakened as it must be for Gaussian data of
     standard deviation `spread`.
 
     Eq. `eq-dps-ratio`; Song et al. 2023, the weight of a linear measurement.
     """
+    _require_error(r)
     signal, noise = schedule.alpha_bars * spread ** 2, 1 - schedule.alpha_bars
     open_ = noise * spread ** 2 / (signal + noise)  # (T,): Var(x_0 | x_t)
     return lambda x_t, t: per_example(r ** 2 / (r ** 2 + open_), t, x_t) * guidance(x_t, t)
@@ -52,6 +57,7 @@ def waiting(guidance, noisiest):
 def measurement_loss(look, value, r):
     """`loss(x_0)`, (B,): -log p of seeing `value` where `look(x_0)` is measured with error `r`, up
     to a constant. Eq. `eq-measurement`; Chung et al. 2023, Section 3."""
+    _require_error(r)
     return lambda x_0: (look(x_0) - value).flatten(1).square().sum(1) / (2 * r ** 2)
 
 
@@ -62,21 +68,25 @@ def masked(mask):
 
 def colour(x_0):
     "A look at the mean of each channel of `x_0` (B, C, H, W): (B, C)."
+    require_shape("x_0", x_0, "B", "C", "H", "W")
     return x_0.flatten(2).mean(2)
 
 
 def low_pass(factor):
     "A look from afar: means of squares of `factor` by `factor` pixels."
+    require_whole(factor=factor)
     return lambda x_0: F.avg_pool2d(x_0, factor)
 
 
 def edges(x_0):
     "A look at the differences of neighbouring pixels, (B, N): what a line drawing has."
+    require_shape("x_0", x_0, "B", "C", "H", "W")
     return torch.cat([x_0.diff(dim=-2).flatten(1), x_0.diff(dim=-1).flatten(1)], 1)
 
 # %% ../nbs/17_guiding_with_anything.ipynb #c08
 def class_loss(classifier, y):
     "`loss(x_0)`, (B,): -log p(y | x_0) by `classifier(x_0, 0)`; `y`: classes (B,)."
+    require_indices(y)
     def loss(x_0):
         log_probs = classifier(x_0, torch.zeros_like(y)).log_softmax(-1)
         return -log_probs.gather(1, y[:, None])[:, 0]
@@ -85,11 +95,13 @@ def class_loss(classifier, y):
 
 def all_of(*losses):
     "The loss of all wishes at once, a product of experts. Eq. `eq-all-of`; Liu et al. 2022, conjunction."
+    require(losses, "losses", "be at least one", 0)
     return lambda x_0: sum(loss(x_0) for loss in losses)
 
 
 def any_of(*losses):
     "The loss of any one of the wishes, a mixture. Eq. `eq-any-of`."
+    require(losses, "losses", "be at least one", 0)
     return lambda x_0: -torch.stack([-loss(x_0) for loss in losses]).logsumexp(0)
 
 # %% ../nbs/17_guiding_with_anything.ipynb #c10
@@ -116,12 +128,13 @@ def measured_log_prob(world, A, value, r):
 
 def measured_guidance(world, schedule, A, value, r):
     "`guidance(x_t, t)`: the exact gradient of `measured_log_prob`. Eq. `eq-measured`."
+    _require_error(r)
     def guidance(x_t, t):
         def gradient(noised, alpha_bar, rows):
             x = x_t[rows]
             pair = torch.cat([x, value.expand(len(x), -1)], 1)
             return _pair(world, alpha_bar, A, r).score(pair)[:, :x.shape[1]] - noised.score(x)
-        return _by_level(world, schedule, t, gradient)
+        return _by_level(world, schedule, x_t, t, gradient)
     return guidance
 
 # %% ../nbs/17_guiding_with_anything.ipynb #c18

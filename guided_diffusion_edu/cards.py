@@ -8,6 +8,7 @@ import re
 
 import torch
 
+from .checks import require, require_shape
 from .data import ORIGINS, from_pixels
 from .diffusion import simple_loss
 
@@ -35,6 +36,7 @@ def model_card(found):
 def loss_on(model, schedule, data, levels=40):
     """Mean error of the noise on `data` (`Images`) in each quarter of the steps, from `levels`
     steps spread evenly, (4,)."""
+    require(levels > 0 and levels % 4 == 0, "levels", "be a multiple of 4", levels)
     g, x_0 = torch.Generator().manual_seed(0), from_pixels(data.pixels)
     T, errors = len(schedule), []
     for k in range(levels):
@@ -46,4 +48,6 @@ def loss_on(model, schedule, data, levels=40):
 def nearest_distances(x, others):
     """Root mean square distance per pixel of each of `x` (B, ...) to the nearest of `others`
     (N, ...): (B,)."""
+    require_shape("others", others, "N", *x.shape[1:])
+    require(len(others) > 0, "others", "hold at least 1 example", 0)
     return torch.cdist(x.flatten(1), others.flatten(1)).min(1).values / x[0].numel() ** 0.5

@@ -299,6 +299,15 @@ def _known_features(reference, name):
 from .tradeoff import trade_off
 
 
+def _seed(text):
+    value = int(text)
+    if not 0 <= value < 2 ** 63: raise ValueError  # argparse says which
+    return value
+
+
+_seed.__name__ = "seed"  # for argparse's message
+
+
 def _numbers(kind):
     def read(text): return tuple(kind(part) for part in text.split(","))
     read.__name__ = f"list of {kind.__name__}"  # for argparse's message
@@ -347,7 +356,7 @@ def _add_sample(verbs):
     p.add_argument("--steps", default="25",
                    help='a count, "ddimN", or counts such as "10,15,20" (default: 25)')
     p.add_argument("--count", type=int, default=16, help="number of samples (default: 16)")
-    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--seed", type=_seed, default=0, help="default: 0")
     p.add_argument("--out", required=True, help="a .png (grid) or .npz (OpenAI's layout)")
 
 # %% ../nbs/13_command_line.ipynb #c32
@@ -420,7 +429,7 @@ def _add_evaluate(verbs):
     p.add_argument("--repeats", type=int, default=100,
                    help="redrawn sets for the intervals, 0 for none; with Inception each takes "
                         "many seconds on a CPU (default: 100)")
-    p.add_argument("--seed", type=int, default=0, help="of the redrawing (default: 0)")
+    p.add_argument("--seed", type=_seed, default=0, help="of the redrawing (default: 0)")
 
 
 def _add_tradeoff(verbs):
@@ -432,7 +441,7 @@ def _add_tradeoff(verbs):
                    help="default: 0,1,2,4")
     p.add_argument("--steps", type=_numbers(int), default=(25,), help="default: 25")
     p.add_argument("--count", type=int, default=1000, help="samples a point (default: 1000)")
-    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--seed", type=_seed, default=0, help="default: 0")
     p.add_argument("--out", required=True, help="JSON file of results; resumed if it is there")
 
 # %% ../nbs/13_command_line.ipynb #c36
@@ -442,7 +451,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv=None):
-    "The `gde` command. Gives the exit code: 0, or 2 with one line on standard error."
+    "The `gde` command. Gives the exit code: 0; 2 with one line on standard error; 130 if interrupted."
     parser = _Parser(prog="gde", description="Train, guide and sample diffusion models.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     _add_sample(verbs)
@@ -454,7 +463,12 @@ def main(argv=None):
     _verb(verbs, info, ["gde info"])
     args = parser.parse_args(argv)
     try: args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"gde {args.verb}: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt: return _said(args, "interrupted; what was written before is whole", 130)
+    except (torch.OutOfMemoryError, MemoryError): return _said(args, "not enough memory for this")
+    except (ValueError, OSError) as error: return _said(args, " ".join(str(error).split()))
     return 0
+
+
+def _said(args, message, code=2):
+    print(f"gde {args.verb}: {message}", file=sys.stderr)
+    return code

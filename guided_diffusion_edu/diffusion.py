@@ -3,15 +3,16 @@
 # %% auto #0
 __all__ = ['posterior_mean', 'posterior_variance', 'x0_from_eps', 'eps_from_x0', 'mean_from_eps', 'small_variance',
            'step_variance', 'clipped_variance', 'large_variance', 'learned_variance', 'gaussian_kl', 'decoder_log_prob',
-           'simple_loss', 'bound_weight', 'at_steps', 'step_law', 'bound_term', 'hybrid_loss', 'noise_like',
-           'bits_per_dim']
+           'require_output', 'simple_loss', 'bound_weight', 'at_steps', 'step_law', 'bound_term', 'hybrid_loss',
+           'noise_like', 'bits_per_dim']
 
 # %% ../nbs/03_reverse_process.ipynb #c04
 import math
 
 import torch
 
-from .schedules import per_example
+from .checks import described, require, require_alike, require_floats
+from .schedules import per_example, require_schedule
 
 
 def posterior_mean(x_0, x_t, alpha_bar, alpha_bar_prev):
@@ -127,6 +128,14 @@ def decoder_log_prob(x_0, mean, log_variance):
     return mass.clamp(min=1e-300).log().to(x_0.dtype)
 
 # %% ../nbs/03_reverse_process.ipynb #c30
+def require_output(output, x, said="model must give"):
+    "Raise ValueError unless `output` is for `x` (B, C, ...): as many pictures, C or 2C channels."
+    C, shape = x.shape[1], described(output)
+    if not isinstance(output, torch.Tensor): raise ValueError(f"{said} a tensor, got {shape}")
+    if shape[1:2] not in ((C,), (2 * C,)) or (shape[0], *shape[2:]) != (len(x), *x.shape[2:]):
+        raise ValueError(f"{said} {C} or {2 * C} channels for {tuple(x.shape)}, got {shape}")
+
+
 def _squared_error(predicted, eps, t, weight):
     "Mean squared error of each example, (B,), times `weight[t]` if there is a `weight` (T,)."
     error = (eps - predicted).square().flatten(1).mean(1)
@@ -140,6 +149,7 @@ def simple_loss(model, schedule, x_0, t, eps, y=None, weight=None):
     Eq. `eq-simple-loss`; Ho et al. 2020, Eq. 14 (the mean in place of the sum).
     """
     output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
+    require_output(output, x_0)
     predicted = output[:, :x_0.shape[1]]  # a learned variance, if any, is in the channels behind
     return _squared_error(predicted, eps, t, weight)
 
@@ -170,6 +180,7 @@ def step_law(output, schedule, x_t, t, fixed=small_variance, clip=True):
 
     Eq. `eq-learned-variance`; Nichol and Dhariwal 2021, Eq. 15.
     """
+    require_output(output, x_t, "output must have")
     channels, alpha_bars = x_t.shape[1], schedule.alpha_bars
     x_0 = at_steps(x0_from_eps, [alpha_bars], t, x_t, output[:, :channels])
     if clip: x_0 = x_0.clamp(-1, 1)
@@ -218,6 +229,9 @@ def noise_like(x, generator=None):
             raise ValueError(f"generator must be one, or a list of {len(x)}, one for each "
                              f"example, got {len(generator)}")
         return torch.cat([noise_like(row, g) for row, g in zip(x.split(1), generator)])
+    require_floats(x=x)
+    fits = generator is None or isinstance(generator, torch.Generator)
+    require(fits, "generator", "be None, a torch.Generator or a list of them", type(generator).__name__)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 

@@ -13,10 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .checks import require, require_between, require_whole
+
 
 def _rows(features, name="features"):
     "`features` (N, D) in float64, checked."
-    x = torch.as_tensor(features)
+    try: x = torch.as_tensor(features)
+    except (TypeError, RuntimeError): raise ValueError(f"{name} must be numbers, got {type(features).__name__}") from None
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(f"{name} must have shape (N, D) with N > 0, got {tuple(x.shape)}")
     if not x.isfinite().all(): raise ValueError(f"{name} must be finite, got nan or infinity")
@@ -48,6 +51,8 @@ def merge_moments(a, b):
 
     Eq. `eq-chan-merge`; Chan, Golub and LeVeque 1983.
     """
+    sizes = len(a.mean), len(b.mean)
+    require(sizes[0] == sizes[1], "a and b", "have features of one size", f"{sizes[0]} and {sizes[1]}")
     count, difference = a.count + b.count, b.mean - a.mean
     between = torch.outer(difference, difference) * (a.count * b.count / count)
     return Moments(count, a.mean + difference * (b.count / count), a.scatter + b.scatter + between)
@@ -109,6 +114,7 @@ def fid_infinity(reference, features, subsets=12, generator=None):
     Eq. `eq-fid-line`; Chong and Forsyth 2020.
     """
     x = _rows(features)
+    require_whole(least=2, subsets=subsets)
     least = max(len(x) // 4, x.shape[1] + 2)
     if least >= len(x):
         raise ValueError(f"features must be more than {x.shape[1] + 2} samples of size "
@@ -221,6 +227,9 @@ def bootstrap_interval(statistic, rows, repeats=100, level=0.95, generator=None)
 
     Eq. `eq-bootstrap`; Efron 1979.
     """
+    require(len(rows) > 0, "rows", "hold at least 1 example", 0)
+    require_whole(repeats=repeats)
+    require_between(0, 1, level=level)
     def redrawn(): return rows[torch.randint(len(rows), (len(rows),), generator=generator)]
     values = torch.tensor([float(statistic(redrawn())) for _ in range(repeats)]).double()
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
@@ -352,7 +361,7 @@ def feature_network(name):
         raise ValueError(f"features {name!r} must have their data set: {said}") from None
 
 # %% ../nbs/12_evaluation.ipynb #c48
-import zipfile, zlib
+import math, zipfile
 from contextlib import contextmanager
 
 import numpy
@@ -365,7 +374,9 @@ def _as_a_batch(path):
     try: yield
     except FileNotFoundError:
         raise ValueError(f"batch must be a file, and there is none at {path}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except (OSError, ValueError): raise
+    except Exception as error:  # over a damaged file its readers stumble in any way
+        error = " ".join(str(error).split())[:200]
         raise ValueError(f"batch must be a whole .npz file; {path} is not: {error}") from None
 
 
@@ -394,8 +405,9 @@ class Batch:
             raise ValueError("batch must hold samples (arr_0) or statistics (mu), "
                              f"{path} has {names}")
         shape, dtype = self.headers.get("arr_0", ((0, 1, 1, 3), numpy.dtype("uint8")))
-        if len(shape) != 4 or shape[3] not in (1, 3) or dtype != numpy.uint8:
-            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), "
+        fits = len(shape) == 4 and shape[3] in (1, 3) and dtype == numpy.uint8
+        if not fits or shape[0] < 0 or not all(0 < side <= 2048 for side in shape[1:3]):
+            raise ValueError("arr_0 must be uint8 (N, H, W, 1 or 3), sides up to 2048, "
                              f"{path} has {dtype} {shape}")
         self.count, self.size = shape[0], shape[1:]
 
@@ -403,6 +415,9 @@ class Batch:
         with archive.open(f"{name}.npy") as stream: return read(stream, name)
 
     def _whole(self, name):
+        shape, dtype = self.headers.get(name, ((), numpy.dtype("uint8")))
+        if not 0 <= math.prod(shape) * dtype.itemsize <= 2 ** 30 or any(n < 0 for n in shape):
+            raise ValueError(f"array {name} must be of at most 1 GiB, {self.path} has {dtype} {shape}")
         def read(stream, name): return npy.read_array(stream, allow_pickle=False)
         with _as_a_batch(self.path), zipfile.ZipFile(self.path) as archive:
             return self._open(archive, name, read)

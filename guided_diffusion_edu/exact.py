@@ -8,6 +8,9 @@ import math
 
 import torch
 
+from .checks import require, require_indices, require_shape, require_whole
+from .schedules import require_steps
+
 
 def _double(values): return torch.as_tensor(values, dtype=torch.float64)
 
@@ -17,17 +20,19 @@ def _axes_and_variances(means, stds):
     them (K, D)."""
     K, D = means.shape
     if stds.shape == (K,):
-        return torch.eye(D, dtype=means.dtype).expand(K, D, D), stds[:, None].expand(K, D) ** 2
+        return torch.eye(D, dtype=means.dtype).expand(K, D, D), (stds * stds.abs())[:, None].expand(K, D)
     if stds.shape != (K, D, D):
         raise ValueError(f"stds must be standard deviations ({K},) or covariances ({K}, {D}, "
                          f"{D}), got {tuple(stds.shape)}")
+    require(torch.allclose(stds, stds.mT), "stds", "be symmetric where they are covariances", "others")
     variances, axes = torch.linalg.eigh(stds)
     return axes.mT, variances  # rows of axes[k] are the directions
 
 
 def _require_world(world):
     "Raise ValueError unless the world's parts fit together."
-    K = len(world.means)
+    K, labels = len(world.means), world.labels
+    require(world.means.isfinite().all(), "means", "be finite", "nan or infinity")
     for name, values in dict(weights=world.weights, labels=world.labels).items():
         if values.shape != (K,):
             raise ValueError(f"{name} must have shape ({K},), one for each component, got "
@@ -35,11 +40,14 @@ def _require_world(world):
     for name, values in dict(stds=world.variances, weights=world.weights).items():
         if not (values > 0).all():
             raise ValueError(f"{name} must be positive, got {values.min():.3g}")
+    fits = not labels.is_floating_point() and (labels >= 0).all()
+    require(fits, "labels", "be whole numbers from 0", labels.tolist()[:3])
 
 # %% ../nbs/02_exact_world.ipynb #c07
 def _parts(world, x, y=None):
     """log w_k N_k(x), (B, K), with -inf outside class `y` (B,); and x - m_k along the axes, (B,
     K, D)."""
+    require_shape("x", x, "B", world.means.shape[1])
     z = torch.einsum("kij,bkj->bki", world.axes, x.double()[:, None] - world.means)
     squares = z ** 2 / world.variances + torch.log(2 * torch.pi * world.variances)
     logs = world.weights.log() - 0.5 * squares.sum(-1)
@@ -48,6 +56,7 @@ def _parts(world, x, y=None):
 
 def _others(world, y, batch):
     "For each of the classes `y` (B,) the components that are not of it: (B, K)."
+    require_indices(y)
     if y.shape != (batch,):
         raise ValueError(f"y must have shape ({batch},), one class an example, got "
                          f"{tuple(y.shape)}")
@@ -60,6 +69,7 @@ def _others(world, y, batch):
 
 def _draw(world, n, label, generator):
     "`n` points of class `label`, or of any: choose components, then points."
+    require_whole(n=n)
     weights = world.weights if label is None else world.weights * (world.labels == label)
     if not weights.sum() > 0:
         raise ValueError(f"label must be one of {sorted(set(world.labels.tolist()))}, got "
@@ -69,13 +79,11 @@ def _draw(world, n, label, generator):
     return world.means[k] + torch.einsum("bij,bi->bj", world.axes[k], world.variances[k].sqrt() * z)
 
 
-def _by_level(world, schedule, t, compute):
-    """`compute(noised world, alpha_bar, rows)` for the rows of each noise level in `t`, put
-    back in order."""
+def _by_level(world, schedule, x_t, t, compute):
+    """`compute(noised world, alpha_bar, rows)` for the rows of `x_t` of each noise level in `t`,
+    put back in order."""
+    require_steps(t, len(x_t), len(schedule))
     levels, inverse = t.cpu().unique(return_inverse=True)
-    if levels[0] < 0 or levels[-1] >= len(schedule):
-        raise ValueError(f"t must hold steps in [0, {len(schedule)}), got {levels[0]} to "
-                         f"{levels[-1]}")
     rows = [(inverse == i).nonzero()[:, 0] for i in range(len(levels))]
     alpha_bars = schedule.alpha_bars[levels].tolist()
     parts = [compute(world.at(a), a, r) for a, r in zip(alpha_bars, rows)]
@@ -88,7 +96,7 @@ class GaussianMixture:
         """`means` (K, D); `stds` (K,) or covariances (K, D, D); `weights` (K,), default equal;
         `labels` (K,): class of each component, default its index."""
         self.means = _double(means)  # (K, D)
-        if self.means.ndim != 2:
+        if self.means.ndim != 2 or len(self.means) == 0:
             raise ValueError(f"means must have shape (K, D), got {tuple(self.means.shape)}")
         self.axes, self.variances = _axes_and_variances(self.means, _double(stds))
         self.weights = _double(weights if weights is not None else [1.0] * len(self.means))
@@ -99,6 +107,7 @@ class GaussianMixture:
 
     def at(self, alpha_bar):
         "The mixture after noising to `alpha_bar`, in (0, 1]. Eq. `eq-mixture-noised`."
+        require(0 < alpha_bar <= 1, "alpha_bar", "be in (0, 1]", alpha_bar)
         noised = object.__new__(GaussianMixture)
         noised.__dict__ = self.__dict__ | dict(means=alpha_bar ** 0.5 * self.means,
                                                variances=alpha_bar * self.variances + 1 - alpha_bar)
@@ -107,8 +116,9 @@ class GaussianMixture:
     def log_prob(self, x, y=None):
         """log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y).
         Eqs. `eq-mixture`, `eq-guided-posterior`."""
+        logs, _ = _parts(self, x, y)
         prior = 0 if y is None else torch.log((self.labels == y[:, None]).double() @ self.weights)
-        return (_parts(self, x, y)[0].logsumexp(-1) - prior).to(x.dtype)
+        return (logs.logsumexp(-1) - prior).to(x.dtype)
 
     def score(self, x, y=None):
         "Gradient of `log_prob`, (B, D). Eqs. `eq-mixture-score`, `eq-bayes-score`."
@@ -133,13 +143,13 @@ class GaussianMixture:
         def model(x_t, t, y=None):
             def eps(world, alpha_bar, rows):
                 return -(1 - alpha_bar) ** 0.5 * world.score(x_t[rows], None if y is None else y[rows])
-            return _by_level(self, schedule, t, eps)
+            return _by_level(self, schedule, x_t, t, eps)
         return model
 
     def classifier(self, schedule):
         "The exact `classifier(x_t, t) -> log-probabilities` (B, classes). Eq. `eq-class-posterior`."
         def classify(x_t): return lambda world, _, rows: world.class_log_probs(x_t[rows])
-        return lambda x_t, t: _by_level(self, schedule, t, classify(x_t))
+        return lambda x_t, t: _by_level(self, schedule, x_t, t, classify(x_t))
 
 # %% ../nbs/02_exact_world.ipynb #c11
 def four_corners():
@@ -160,6 +170,7 @@ def _branches(start, angle, length, depth):
 def two_trees(depth=5):
     """Two trees that grow into each other, one a class, each forking `depth` times: one long
     thin Gaussian a branch."""
+    require_whole(least=0, depth=depth)
     tree = _double(_branches((0.62, -1.0), 1.72, 0.62, depth))
     ends = torch.cat([tree, -tree])  # the second is the first turned by half a circle
     along = ends[:, 2:] - ends[:, :2]

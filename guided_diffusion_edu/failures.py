@@ -9,6 +9,7 @@ import copy
 
 import torch
 
+from .checks import require_between, require_class
 from .exact import GaussianMixture
 from .schedules import per_example
 
@@ -39,6 +40,7 @@ def dynamic_threshold(quantile=0.95):
 
     Eq. `eq-dynamic-threshold`; Saharia et al. 2022, Section 2.3.
     """
+    require_between(0, 1, quantile=quantile)
     def edit(x_0, t):
         top = x_0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1)  # (B,)
         top = top.view(-1, *[1] * (x_0.ndim - 1))
@@ -63,6 +65,7 @@ def mode_shares(world, x, weights=None):
 def target_shares(world, y, scale, points):
     """Share of each component under p(x) p(y | x)^scale, by a sum over the even grid `points` (N,
     D): (K,). Eq. `eq-kept-modes`."""
+    require_class(y, world.classes)
     logs = world.log_prob(points) + scale * world.class_log_probs(points)[:, y]
     return mode_shares(world, points, logs.softmax(0))
 

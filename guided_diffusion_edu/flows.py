@@ -12,12 +12,13 @@ from .objectives import as_eps
 from .samplers import (_alpha_bars, _begin, _gradient, _predict,
                                            _timestep, _walk, guided_eps,
                                            score_from_eps)
-from .schedules import per_example
+from .schedules import per_example, require_schedule
 
 
 def vp_rate(schedule):
     """beta(u) of the SDE over each step of `schedule`, float64 (T,), if the whole chain lasts one
     unit of time. Eq. `eq-vp-sde`; Song, Sohl-Dickstein et al. 2021, Eq. 11."""
+    require_schedule(schedule)
     return -len(schedule) * schedule.alphas.log()
 
 
@@ -91,6 +92,7 @@ def flow_sample(velocity, times, x, y=None, guidance=None):
     Eq. `eq-euler-is-ddim`; the path: Lipman et al. 2023, Section 4.
     """
     times = torch.as_tensor(times).tolist()
+    if not times: raise ValueError("times must have shape (N,) with N > 0, got none")
     if not 1 > times[0] or times != sorted(times, reverse=True) or times[-1] <= 0:
         raise ValueError(f"times must fall and lie between 0 and 1, got {times[0]} to {times[-1]}")
     for tau, below in zip(times, [*times[1:], 0.0]):

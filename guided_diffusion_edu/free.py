@@ -11,7 +11,8 @@ import math
 import numpy as np
 import torch
 
-from .diffusion import at_steps, eps_from_x0, x0_from_eps
+from .checks import require, require_alike, require_between, require_class, require_finite, require_indices
+from .diffusion import at_steps, eps_from_x0, require_output, x0_from_eps
 from .exact import GaussianMixture
 from .samplers import ddim_sample
 from .schedules import per_example
@@ -23,6 +24,7 @@ def drop_labels(y, share, null, generator=None):
 
     Eq. `eq-free-loss`; Ho and Salimans 2022, Algorithm 1.
     """
+    require_between(0, 1, share=share)
     hidden = torch.rand(len(y), generator=generator) < share
     return y.masked_fill(hidden.to(y.device), null)
 
@@ -38,9 +40,12 @@ def autoguidance(model, weaker, scale):
 
     Eq. `eq-autoguidance`; Karras et al. 2024, Section 4.
     """
+    require_finite(scale=scale)
     def guided(x_t, t, y=None):
-        channels, output = x_t.shape[1], model(x_t, t, y)
-        weak, eps = weaker(x_t, t, y)[:, :channels], output[:, :channels]
+        channels, output, weak = x_t.shape[1], model(x_t, t, y), weaker(x_t, t, y)
+        require_output(output, x_t)
+        require_output(weak, x_t, "weaker must give")
+        weak, eps = weak[:, :channels], output[:, :channels]
         return torch.cat([weak + scale * (eps - weak), output[:, channels:]], 1)
     return guided
 
@@ -51,6 +56,7 @@ def free_guidance(model, y, scale, null=None):
 
     Eq. `eq-free-eps`; Ho and Salimans 2022, Eq. 6 (there w = scale - 1).
     """
+    require_indices(y)
     nothing = None if null is None else torch.full_like(y, null)
     return autoguidance(of_class(model, y), of_class(model, nothing), scale)
 
@@ -61,6 +67,8 @@ def implicit_guidance(model, schedule, y, scale=1.0, null=None):
 
     Eq. `eq-implicit-classifier`; Ho and Salimans 2022, Section 3.2.
     """
+    require_indices(y)
+    require_finite(scale=scale)
     nothing = None if null is None else torch.full_like(y, null)
     width = (1 - schedule.alpha_bars).sqrt()
     def guidance(x_t, t):
@@ -75,7 +83,9 @@ def guided_model(model, schedule, guidance):
     width = (1 - schedule.alpha_bars).sqrt()
     def guided(x_t, t, y=None):
         channels, output = x_t.shape[1], model(x_t, t, y)
-        eps = output[:, :channels] - per_example(width, t, x_t) * guidance(x_t, t)
+        gradient = guidance(x_t, t)
+        require_alike("gradient", gradient, "x_t", x_t)
+        eps = output[:, :channels] - per_example(width, t, x_t) * gradient
         return torch.cat([eps, output[:, channels:]], 1)
     return guided
 
@@ -87,6 +97,8 @@ def tilted_world(world, y, scale, points):
     Its density is blurred by one spacing of the points, which must be smaller than all that
     matters. Eq. `eq-tilt-gap`.
     """
+    require_class(y, world.classes)
+    require(len(points) > 1, "points", "be at least 2", len(points))
     logs = world.log_prob(points) + scale * world.class_log_probs(points)[:, y]  # (N,)
     weights = logs.softmax(0)
     kept = weights > 1e-10 * weights.max()
@@ -139,6 +151,7 @@ def pair_ddpm_variance(v, u, scale):
 def interval_guidance(guided, plain, first, last):
     """The model `guided` where first <= t <= last, and `plain` elsewhere (asked alone there, so
     that no evaluation is wasted)."""
+    require(first <= last, "first", "be at most last", f"{first} and {last}")
     def limited(x_t, t, y=None):
         inside = (t >= first) & (t <= last)
         if inside.all(): return guided(x_t, t, y)
@@ -184,6 +197,7 @@ def projected_guidance(model, weaker, schedule, scale, parallel=0.0):
 
     Eq. `eq-projected`; Sadat et al. 2025, Section 4.
     """
+    require_finite(scale=scale)
     def guided(x_t, t, y=None):
         x_y, x_weak = _estimates((model, weaker), schedule, x_t, t, y)
         change, flat = x_y - x_weak, x_y.flatten(1)

@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from .checks import require, require_alike, require_finite, require_indices
 from .diffusion import noise_like
 from .schedules import per_example, respace
 
@@ -19,6 +20,7 @@ def log_prob_guidance(log_prob, scale=1.0):
 
     Eq. `eq-scaled-shift`; Dhariwal and Nichol 2021, Section 4.3.
     """
+    require_finite(scale=scale)
     def guidance(x_t, t):
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -26,6 +28,7 @@ def log_prob_guidance(log_prob, scale=1.0):
             if values.shape != (len(x),):
                 raise ValueError(f"log_prob must give shape ({len(x)},), one value an example, "
                                  f"got {tuple(values.shape)}")
+            require(values.requires_grad, "log_prob", "be differentiable in x_t", "what is not")
             return scale * torch.autograd.grad(values.sum(), x)[0]
     return guidance
 
@@ -38,21 +41,25 @@ def classifier_guidance(classifier, y, scale=1.0):
 
     Eq. `eq-taylor`; Dhariwal and Nichol 2021, Eqs. 5 and 6.
     """
+    require_indices(y)
+    ends = y.aminmax() if len(y) else (0, 0)
+    low, high = map(int, ends)  # looked at once: on a GPU it means to wait
     def log_prob(x_t, t):
         log_probs = classifier(x_t, t).log_softmax(-1)  # (B, classes)
-        _require_classes(y, log_probs)
+        _require_answers(log_probs, len(x_t), y.shape, low, high)
         return log_probs.gather(1, y[:, None])[:, 0]
     return log_prob_guidance(log_prob, scale)
 
 
-def _require_classes(y, log_probs):
-    batch, classes = log_probs.shape
-    if y.shape != (batch,):
-        raise ValueError(f"y must have shape ({batch},), one class an example, got "
-                         f"{tuple(y.shape)}")
-    if y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"y must hold class indices in [0, {classes}), got {y.min()} to "
-                         f"{y.max()}")
+def _require_answers(log_probs, batch, shape, low, high):
+    "The classifier must answer for the batch, and know the classes `low` to `high`, `shape` of them."
+    if log_probs.ndim != 2 or len(log_probs) != batch:
+        raise ValueError(f"classifier must give shape ({batch}, classes), got {tuple(log_probs.shape)}")
+    classes = log_probs.shape[1]
+    if shape != (batch,):
+        raise ValueError(f"y must have shape ({batch},), one class an example, got {tuple(shape)}")
+    if low < 0 or high >= classes:
+        raise ValueError(f"y must hold class indices in [0, {classes}), got {low} to {high}")
 
 
 def guided_mean(mean, variance, gradient):
@@ -65,6 +72,7 @@ def guided_mean(mean, variance, gradient):
 
     The step stands for Eq. `eq-model-product`; Dhariwal and Nichol 2021, Eq. 2.
     """
+    if isinstance(mean, torch.Tensor): require_alike("gradient", gradient, "mean", mean)
     return mean + variance * gradient
 
 # %% ../nbs/04_taylor_guidance.ipynb #c07
@@ -120,6 +128,7 @@ def martingale_gap(classifier, schedule, x_0, levels=10, generator=None):
 
     What it tests follows from Eq. `eq-guided-product`; Dhariwal and Nichol 2021, Eq. 60.
     """
+    require(len(x_0) > 1, "x_0", "hold at least 2 examples", len(x_0))
     short, gaps = respace(schedule, levels), []
 
     def opinion(x_t, i):

@@ -7,13 +7,16 @@ __all__ = ['timestep_embedding', 'Norm', 'AddedNorm', 'AdaGN', 'keep', 'halve', 
 # %% ../nbs/06_adagn.ipynb #c04
 import torch
 
+from .checks import require_shape
+
 
 def timestep_embedding(t, dim):
     """Waves of timesteps `t` (B,): (B, dim), cosines first, `dim` even.
 
     Eq. `eq-timestep-embedding`; Vaswani et al. 2017, Section 3.5.
     """
-    if dim % 2: raise ValueError(f"dim must be even, got {dim}")
+    if dim % 2 or dim < 2: raise ValueError(f"dim must be even and above 0, got {dim}")
+    require_shape("t", t, "B")
     steps = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
     frequencies = 10000 ** (-steps / (dim // 2))
     angles = t[:, None].float() * frequencies  # (B, dim/2)
@@ -38,6 +41,8 @@ class Norm(nn.GroupNorm):
         super().__init__(groups, channels)
 
     def forward(self, h):
+        if h.shape[1] != self.num_channels:
+            raise ValueError(f"h must have shape (B, {self.num_channels}, ...), got {tuple(h.shape)}")
         return super().forward(h.to(self.weight.dtype)).to(h.dtype)
 
 # %% ../nbs/06_adagn.ipynb #c14
@@ -54,6 +59,7 @@ class AddedNorm(nn.Module):
         self.project = nn.Linear(emb_channels, channels)
 
     def forward(self, h, emb):
+        require_shape("emb", emb, len(h), self.project.in_features)
         e = self.project(F.silu(emb))[:, :, None, None]  # (B, C, 1, 1)
         return self.norm(h + e.to(h.dtype))
 
@@ -71,6 +77,7 @@ class AdaGN(nn.Module):
         self.project = nn.Linear(emb_channels, 2 * channels)
 
     def forward(self, h, emb):
+        require_shape("emb", emb, len(h), self.project.in_features)
         y = self.project(F.silu(emb))[:, :, None, None].to(h.dtype)
         scale, shift = y.chunk(2, dim=1)  # each (B, C, 1, 1)
         return self.norm(h) * (1 + scale) + shift

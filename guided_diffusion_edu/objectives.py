@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from .checks import require_whole
 from .diffusion import bits_per_dim, bound_term, small_variance
-from .schedules import per_example
+from .schedules import per_example, require_steps
 
 
 def eps_from_v(x_t, v, alpha_bar, alpha_bar_prev=None):
@@ -83,6 +84,7 @@ class SecondMomentSteps:
     def __init__(self, T, history=10, uniform=0.001):
         """Of `T` steps; moments over the last `history` losses of each; a share `uniform` of the
         draws is uniform."""
+        require_whole(T=T, history=history)
         self.losses = torch.zeros(T, history, dtype=torch.float64)
         self.seen = torch.zeros(T, dtype=torch.long)  # losses told so far
         self.uniform = uniform
@@ -99,6 +101,7 @@ class SecondMomentSteps:
 
         Eq. `eq-importance`; Nichol and Dhariwal 2021, Eq. 18.
         """
+        require_whole(batch=batch)
         p = self.probabilities()
         t = torch.multinomial(p, batch, replacement=True, generator=generator)
         return t, 1 / (len(p) * p[t])
@@ -106,6 +109,7 @@ class SecondMomentSteps:
     def update(self, t, losses):
         "Remember the unweighted `losses` (B,) of steps `t` (B,)."
         if not losses.isfinite().all(): raise ValueError("losses must be finite, and some are not")
+        require_steps(t, len(losses), len(self.seen))
         for step, loss in zip(t.tolist(), losses.detach().tolist()):
             self.losses[step, self.seen[step] % self.losses.shape[1]] = loss
             self.seen[step] += 1
@@ -128,6 +132,7 @@ def dataset_bits(model, schedule, x_0, y=None, batch=256, fixed=small_variance, 
     Eq. `eq-bits-per-dim`; Nichol and Dhariwal 2021, Eq. 4.
     """
     if len(x_0) < 2: raise ValueError(f"x_0 must hold at least 2 images, got {len(x_0)}")
+    require_whole(batch=batch)
     labels = [None] * math.ceil(len(x_0) / batch) if y is None else y.split(batch)
     parts = [bits_per_dim(model, schedule, images, classes, fixed, generator)
              for images, classes in zip(x_0.split(batch), labels)]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from .checks import require, require_class, require_shape
 from .diffusion import noise_like, small_variance, step_law
 
 
@@ -27,18 +28,28 @@ def value_and_gradient(twist, x_t, t):
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
         values = twist(x, t)
+        require_shape("twist(x_t, t)", values, len(x))
         gradient, = torch.autograd.grad(values.sum(), x)
     return values.detach(), gradient
 
 # %% ../nbs/15_exact_guidance.ipynb #c08
+def _require_weights(log_weights):
+    "A row of logarithms, not all -inf."
+    require_shape("log_weights", log_weights, "N")
+    fits = len(log_weights) and log_weights.max() < math.inf and log_weights.max() > -math.inf
+    require(fits, "log_weights", "be below infinity, and not all -infinity", log_weights.tolist()[:3])
+
+
 def effective_sample_size(log_weights):
     "How many equal weights the weights are worth, from 1 to N. `log_weights` (N,). Eq. `eq-ess`."
+    _require_weights(log_weights)
     return 1 / log_weights.double().softmax(0).square().sum().item()
 
 
 def systematic(log_weights, n=None, generator=None):
     """Indices (n,), default as many as there are weights, of particles drawn in proportion to
     their weights (N,), with one random number. Eq. `eq-systematic`."""
+    _require_weights(log_weights)
     n = len(log_weights) if n is None else n
     edges = log_weights.double().softmax(0).cumsum(0)  # (N,)
     teeth = (torch.arange(n) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
@@ -74,7 +85,9 @@ def particle_sample(model, schedule, shape, twist, y=None, variance=small_varian
 
     Eq. `eq-smc-evidence`; Del Moral 2004, Section 7.4.
     """
+    require(len(shape) > 1 and shape[0] > 0, "shape", "be (N, C, ...) with N > 0", shape)
     x = noise_like(torch.empty(shape), generator) if x_T is None else x_T
+    require_shape("x_T", x, *shape)
     N, origin, log_evidence, sizes = len(x), torch.arange(len(x)), 0.0, []
     def at(i): return schedule.timesteps[i].expand(N)
     last = len(schedule) - 1
@@ -98,10 +111,15 @@ def particle_sample(model, schedule, shape, twist, y=None, variance=small_varian
     return Particles(x_0, log_weights, log_evidence + _log_mean(log_weights), sizes, origin)
 
 # %% ../nbs/15_exact_guidance.ipynb #c14
+def _log_prob_of(y, logits):
+    require_class(y, logits.shape[-1])
+    return logits.log_softmax(-1)[:, y]
+
+
 def power_twist(classifier, y, scale):
     """log of p(y | x_t)^scale for the class `y` (an int): the twist of which classifier guidance
     takes the gradient. A lower bound of the best one. Eq. `eq-twist-bounds`."""
-    return lambda x_t, t: scale * classifier(x_t, t).log_softmax(-1)[:, y]
+    return lambda x_t, t: scale * _log_prob_of(y, classifier(x_t, t))
 
 
 def annealed_twist(classifier, y, scale, schedule):
@@ -111,5 +129,5 @@ def annealed_twist(classifier, y, scale, schedule):
     exponents = dict(zip(schedule.timesteps.tolist(), by_step.tolist()))
     def twist(x_t, t):
         k = x_t.new_tensor([exponents[step] for step in t.tolist()])
-        return k * classifier(x_t, t).log_softmax(-1)[:, y]
+        return k * _log_prob_of(y, classifier(x_t, t))
     return twist

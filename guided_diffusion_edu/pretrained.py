@@ -7,17 +7,17 @@ __all__ = ['WEIGHTS', 'FILES', 'SCHEDULES', 'MULTIPLIERS', 'LSUN', 'OPENAI', 'PA
            'Enlarging', 'upsample']
 
 # %% ../nbs/11_pretrained.ipynb #c04
-import hashlib, json, pickle
+import hashlib, json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from urllib.request import urlopen
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
+from .checks import require_shape
 from .classifier import AttentionPool, Classifier, ClassifierConfig
 from .layers import (AttentionBlock, ConvResampling, ResBlock, keep,
                                          queries_first)
@@ -44,13 +44,26 @@ class Pretrained:
     records: dict
 
 # %% ../nbs/11_pretrained.ipynb #c06
+def _record(path):
+    "The record of a training at `path`, with what loading needs. ValueError if it is none."
+    try:
+        record = json.loads(path.read_text())
+        noise = record["schedule"]
+        fits = noise["name"] in SCHEDULES and noise["T"] in range(1, 10 ** 6)
+        fits = fits and isinstance(record["config"], dict) and isinstance(record["classes"], list)
+    except (ValueError, LookupError, TypeError, RecursionError): fits = False
+    if not fits: raise ValueError(f"weights must have the record of their training, and {path} is none")
+    return record
+
+
 def _load(kind, network, config, folder):
-    record = json.loads((folder / f"{kind}.json").read_text())
+    record, tensors = _record(folder / f"{kind}.json"), read_tensors(folder / f"{kind}.safetensors")[0]
     fields = {name: tuple(value) if isinstance(value, list) else value
               for name, value in record["config"].items()}
-    model = network(config(**fields))
-    try: model.load_state_dict(read_tensors(folder / f"{kind}.safetensors")[0])
-    except RuntimeError as error:
+    try:
+        model = network(config(**fields))
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError) as error:  # TypeError: fields that no network has
         raise ValueError(f"weights must fit their record, and those in {folder} do not: "
                          f"{' '.join(str(error).split())}") from None
     return model.eval().requires_grad_(False), record
@@ -232,6 +245,8 @@ def load_released(model, weights, heads_first=True):
     For a network that was trained with the released code: `heads_first` unless it was trained
     with its `use_new_attention_order`. ValueError names what is missing, left over or misshapen.
     """
+    others = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if others: raise ValueError(f"weights must be tensors by name, and {others[0]!r} is none")
     names = released_names(model)
     wanted = {names[own]: tuple(value.shape) for own, value in model.state_dict().items()}
     wrong = _differences(wanted, {name: tuple(value.shape) for name, value in weights.items()})
@@ -253,7 +268,8 @@ def read_weights(path):
     try:
         if path.suffix == ".safetensors": return read_tensors(path)[0]
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+    except OSError: raise
+    except Exception as error:  # over a damaged file torch stumbles in any way
         raise ValueError(f"path must be a whole file of tensors and nothing else; {path} is "
                          "damaged, or holds code (which was not run)") from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
@@ -295,7 +311,7 @@ def _remember(path, record):
     "Compare the SHA-256 of `path` with the one in `record`, or write it there."
     with open(path, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
     if not record.exists(): write_text(record, f"{found}  {record.stem}\n")
-    wanted = record.read_text().split()[0]
+    wanted = record.read_text().partition(" ")[0]
     if found != wanted:
         raise ValueError(f"{record.stem} must have the SHA-256 {wanted} written down in {record}, "
                          f"got {found}: damaged or exchanged")
@@ -326,6 +342,7 @@ class Enlarging(nn.Module):
 def upsample(model, schedule, low_res, y=None, sampler=ddim_sample, **options):
     """`low_res` (B, C, h, w), drawn large by the super-resolution `model`: (B, C, image_size,
     image_size). `options` are the sampler's, which is `ddim_sample` or `ddpm_sample`."""
+    require_shape("low_res", low_res, "B", "C", "h", "w")
     size = model.config.image_size
     shape = (*low_res.shape[:2], size, size)
     return sampler(Enlarging(model, low_res.clamp(-1, 1)), schedule, shape, y, **options)

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from .checks import require_alike, require_floats, require_indices, require_shape, require_whole
 from .diffusion import (eps_from_x0, large_variance, learned_variance,
-                                            noise_like, posterior_mean, small_variance,
+                                            noise_like, posterior_mean, require_output, small_variance,
                                             x0_from_eps)
 from .guidance import guided_mean
+from .schedules import require_schedule
 
 
 def score_from_eps(eps, alpha_bar):
@@ -30,6 +32,7 @@ def guided_eps(eps, alpha_bar, gradient):
 
     It moves the mean of a DDPM step by beta / sqrt(alpha) * gradient: Eq. `eq-exact-shift`.
     """
+    if isinstance(gradient, torch.Tensor): require_alike("gradient", gradient, "eps", eps)
     return eps - (1 - alpha_bar) ** 0.5 * gradient
 
 
@@ -53,9 +56,9 @@ def shift_ratio(schedule):
 def _begin(model, schedule, shape, y, x_T, start, generator):
     """Where the walk begins: x as given, or drawn in the default dtype on the model's device; and
     its index."""
-    if y is not None and y.shape != (shape[0],):
-        raise ValueError(f"y must have shape ({shape[0]},), one class an example, got "
-                         f"{tuple(y.shape)}")
+    require_schedule(schedule)
+    _require_shape(shape)
+    if y is not None: _require_classes(y, shape[0], model)
     last = len(schedule) - 1
     if start is not None and (x_T is None or not 0 <= start <= last):
         raise ValueError(f"start must be in [0, {last}] and come with x_T, got {start}"
@@ -66,7 +69,23 @@ def _begin(model, schedule, shape, y, x_T, start, generator):
     if tuple(x_T.shape) != tuple(shape):
         raise ValueError(f"x_T must have the shape {tuple(shape)} asked for, got "
                          f"{tuple(x_T.shape)}")
+    require_floats(x_T=x_T)
     return x_T, last if start is None else start
+
+
+def _require_shape(shape):
+    fits = isinstance(shape, (tuple, list)) and len(shape) > 1
+    if not fits or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"shape must be (B, C, ...), whole numbers from 0, got {shape!r}")
+
+
+def _require_classes(y, batch, model):
+    "Once, before the walk: `y` must be (batch,), and classes that the model has, if it says so."
+    require_indices(y)
+    require_shape("y", y, batch)
+    classes = getattr(getattr(model, "config", None), "classes", None)
+    if classes and batch and (y.min() < 0 or y.max() >= classes):
+        raise ValueError(f"y must hold classes in [0, {classes}), got {y.min()} to {y.max()}")
 
 
 @torch.no_grad()
@@ -93,10 +112,9 @@ def _predict(model, schedule, x, i, y, clip, edit_x_0):
     """The model's estimate of x_0, edited and clipped if asked for, and what else it says (v, or
     an empty tensor)."""
     t, channels = _timestep(schedule, i, x), x.shape[1]
-    output = model(x, t, y).to(x.dtype)
-    if output.shape[1] not in (channels, 2 * channels):
-        raise ValueError(f"model must give {channels} or {2 * channels} channels for this "
-                         f"input, got {output.shape[1]}")
+    output = model(x, t, y)
+    require_output(output, x)
+    output = output.to(x.dtype)
     x_0 = x0_from_eps(x, output[:, :channels], schedule.alpha_bars[i].item())
     if edit_x_0: x_0 = edit_x_0(x_0, t)
     return x_0.clamp(-1, 1) if clip else x_0, output[:, channels:]
@@ -219,11 +237,15 @@ def ddim_invert(model, schedule, x_0, y=None, guidance=None, progress=False):
 
     Eq. `eq-ddim-inversion`; Song et al. 2021, Eq. 14.
     """
+    require_schedule(schedule)
+    require_floats(x_0=x_0)
     x = x_0
     for i in tqdm(range(len(schedule)), disable=not progress):
         below = max(i - 1, 0)  # the clean end has no level: ask at the first
         t = _timestep(schedule, below, x)
-        eps = model(x, t, y)[:, :x.shape[1]]
+        eps = model(x, t, y)
+        require_output(eps, x)
+        eps = eps[:, :x.shape[1]]
         if guidance: eps = guided_eps(eps, schedule.alpha_bars[below].item(), guidance(x, t))
         alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
         x = alpha_bar ** 0.5 * x0_from_eps(x, eps, alpha_bar_prev) + (1 - alpha_bar) ** 0.5 * eps

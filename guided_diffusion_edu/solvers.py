@@ -114,6 +114,7 @@ def edm_steps(schedule, steps, rho=7.0):
     Eq. `eq-edm-levels`; Karras et al. 2022, Eq. 5.
     """
     if steps < 2: raise ValueError(f"steps must be at least 2, got {steps}")
+    if not rho > 0: raise ValueError(f"rho must be above 0, got {rho}")
     trained = noise_to_signal(schedule.alpha_bars)  # (T,), rising
     low, high = trained[0] ** (1 / rho), trained[-1] ** (1 / rho)
     wanted = (low + torch.arange(steps) / (steps - 1) * (high - low)) ** rho

@@ -35,7 +35,10 @@ def draw_pixels(found, way, scale, steps, count, seed=0):
 def _resumed(out, about):
     "The record in the file `out`, begun if it is not there; it must be of the same settings."
     if not Path(out).exists(): return dict(about=about, commands=[], rows=[])
-    record = json.loads(Path(out).read_text())
+    try: record = json.loads(Path(out).read_text())
+    except (ValueError, RecursionError): record = None
+    if not isinstance(record, dict) or not {"about", "commands", "rows"} <= record.keys():
+        raise ValueError(f"out must be a new file or a record of such a run, and {out} is neither")
     if record["about"] != about:
         raise ValueError(f"out must be a new file or one of the same settings; {out} was written "
                          f"with {record['about']}, now it is {about}")

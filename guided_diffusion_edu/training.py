@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import trange
@@ -69,8 +69,13 @@ class Recipe:
         def want(ok, field, wanted):
             if not ok: raise ValueError(f"{field} must be {wanted}, got {getattr(self, field)!r}")
 
-        for field in ("steps", "batch", "warmup", "save_every", "accumulate", "lr", "clip"):
-            want(getattr(self, field) > 0, field, "above 0")
+        for field in ("steps", "batch", "warmup", "save_every", "accumulate"):
+            value = getattr(self, field)
+            want(isinstance(value, int) and value > 0, field, "a whole number above 0")
+        for field in ("lr", "clip"):
+            want(0 < getattr(self, field) < math.inf, field, "above 0 and finite")
+        want(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite")
+        want(isinstance(self.seed, int) and self.seed >= 0, "seed", "a whole number of at least 0")
         want(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1")
         want(self.precision in PRECISIONS, "precision", f"one of {list(PRECISIONS)}")
         want(self.timesteps in TIMESTEPS, "timesteps", f"one of {list(TIMESTEPS)}")
@@ -179,6 +184,7 @@ def write_whole(path, write):
     """Let `write(path)` fill a file beside `path`, then move it there: `path` is whole at any
     moment."""
     path = Path(path)
+    if not path.parent.is_dir(): raise FileNotFoundError(f"{path} must be in a folder that exists")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
@@ -207,10 +213,14 @@ def write_tensors(path, tensors, about):
 
 
 def read_tensors(path):
-    "The tensors and the `about` of a file by `write_tensors`."
-    with safe_open(path, "pt") as file:
-        about = (file.metadata() or {}).get("about", "null")
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about)
+    "The tensors and the `about` of a file by `write_tensors`. ValueError if it is damaged."
+    try:
+        with safe_open(path, "pt") as file:
+            about = (file.metadata() or {}).get("about", "null")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"path must be a whole file of tensors; {path} is damaged: "
+                         f"{' '.join(str(error).split())}") from None
 
 # %% ../nbs/10_training.ipynb #c38
 class State:
@@ -263,22 +273,27 @@ def load_state(state, checkpoint, about):
     """Put what `checkpoint` holds into `state`. ValueError if it was written by a run that is
     not the same (`about`)."""
     tensors, found = read_tensors(checkpoint)
-    if found["about"] != about:
+    theirs = found.get("about") if isinstance(found, dict) else None
+    if theirs != about:
         raise ValueError(f"out must be a new folder or one of the same run; {checkpoint} "
-                         f"was written by another: {found['about']}")
+                         f"was written by another: {theirs}")
 
     def part(name):
         return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
 
-    state.model.load_state_dict(part("model."))
-    state.average.load_state_dict(part("average."))
-    memory = {}
-    for name, value in part("optimizer.").items():
-        i, key = name.split(".", 1)
-        memory.setdefault(int(i), {})[key] = value
-    state.optimizer.load_state_dict(dict(state.optimizer.state_dict(), state=memory))
-    state.scaler.load_state_dict(found["scaler"])
-    state.history = tensors["history"]
+    try:
+        state.model.load_state_dict(part("model."))
+        state.average.load_state_dict(part("average."))
+        memory = {}
+        for name, value in part("optimizer.").items():
+            i, key = name.split(".", 1)
+            memory.setdefault(int(i), {})[key] = value
+        state.optimizer.load_state_dict(dict(state.optimizer.state_dict(), state=memory))
+        state.scaler.load_state_dict(found["scaler"])
+        state.history = tensors["history"]
+    except (RuntimeError, LookupError, TypeError) as error:
+        raise ValueError(f"out must hold a whole checkpoint of this run, and {checkpoint} does "
+                         f"not fit: {' '.join(str(error).split())}") from None
     for name, value in part("adaptive.").items(): setattr(state.adaptive, name, value)
 
 # %% ../nbs/10_training.ipynb #c48

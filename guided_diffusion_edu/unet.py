@@ -91,6 +91,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .checks import described, require, require_floats, require_shape
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ConvResampling, Norm,
                                          PlainResampling, ResBlock, double, halve, keep,
                                          timestep_embedding, zeroed)
@@ -174,15 +175,13 @@ class Encoder(nn.Module):
 def check_pictures(config, x_t, t):
     "ValueError if `x_t` is no batch of pictures for the plan, or `t` not one step for each."
     halvings = len(config.channel_mult) - 1
-    if x_t.ndim != 4 or x_t.shape[1] != config.in_channels:
-        raise ValueError(f"x_t must have shape (B, {config.in_channels}, H, W), got "
-                         f"{tuple(x_t.shape)}")
+    require_shape("x_t", x_t, "B", config.in_channels, "H", "W")
+    require_floats(x_t=x_t)
     if any(side % 2 ** halvings for side in x_t.shape[2:]):
         raise ValueError(f"x_t must have sides that halve {halvings} times, got "
                          f"{tuple(x_t.shape)}")
-    if t.shape != (len(x_t),):
-        raise ValueError(f"t must have shape ({len(x_t)},), one step an example, got "
-                         f"{tuple(t.shape)}")
+    if getattr(t, "shape", None) != (len(x_t),):
+        raise ValueError(f"t must have shape ({len(x_t)},), one step an example, got {described(t)}")
 
 
 def check_classes(config, y, batch):
@@ -190,11 +189,12 @@ def check_classes(config, y, batch):
     if config.classes is None:
         if y is not None: raise ValueError("y must be None: this model has no classes")
         return
-    if y is None or y.shape != (batch,) or y.is_floating_point():
-        got = None if y is None else f"{y.dtype} of shape {tuple(y.shape)}"
+    tensor = isinstance(y, torch.Tensor)
+    if not tensor or y.shape != (batch,) or y.is_floating_point():
+        got = f"{y.dtype} of shape {tuple(y.shape)}" if tensor else y
         raise ValueError(f"y must hold a class for each of {batch} examples, whole numbers below "
                          f"{config.classes}, got {got}")
-    if y.is_meta or torch.compiler.is_compiling() or batch == 0: return
+    if not y.is_cpu or torch.compiler.is_compiling() or batch == 0: return  # elsewhere: to wait
     if y.min() < 0 or y.max() >= config.classes:
         raise ValueError(f"y must hold classes in [0, {config.classes}), got {y.min().item()} "
                          f"to {y.max().item()}")
@@ -207,11 +207,11 @@ def with_low_res(config, x_t, low_res):
         wanted = ("be the pictures to enlarge" if config.low_res
                   else "be None: this model does not enlarge pictures")
         raise ValueError(f"low_res must {wanted}, got "
-                         f"{None if low_res is None else tuple(low_res.shape)}")
+                         f"{None if low_res is None else described(low_res)}")
     if low_res is None: return x_t
-    if low_res.ndim != 4 or low_res.shape[:2] != x_t.shape[:2]:
+    if getattr(low_res, "ndim", 0) != 4 or low_res.shape[:2] != x_t.shape[:2]:
         raise ValueError(f"low_res must have shape {tuple(x_t.shape[:2])} + (h, w), got "
-                         f"{tuple(low_res.shape)}")
+                         f"{described(low_res)}")
     enlarged = F.interpolate(low_res.to(x_t.dtype), x_t.shape[2:], mode="bilinear")
     return torch.cat([x_t, enlarged], dim=1)
 
@@ -338,6 +338,8 @@ def set_torso(model, dtype):
     """Put the convolutions of the torso of `model` (a `UNet` or a `Classifier`) into `dtype`,
     `torch.float16` or `torch.bfloat16`, or back into `torch.float32`; norms, embeddings and the
     last layers stay float32. In place; gives the model."""
+    known = (torch.float32, torch.float16, torch.bfloat16)
+    require(dtype in known, "dtype", f"be one of {known}", dtype)
     for name, module in model.named_modules():
         if name.startswith(("encoder.", "up.")) and isinstance(module, (nn.Conv1d, nn.Conv2d)):
             module.to(dtype)

@@ -6,6 +6,8 @@ __all__ = ['COLOR', 'STYLE', 'panels', 'to_pixels', 'image_grid', 'show_grid']
 # %% ../nbs/00_plotting.ipynb #c04
 import torch
 
+from .checks import require_floats, require_whole
+
 COLOR = dict(mean="#0072B2", variance="#009E73", gradient="#D55E00", scale="#CC79A7",
              noise="#8C8C8C", first="#56B4E9", second="#E69F00")  # the last two: classes
 
@@ -32,6 +34,7 @@ def to_pixels(images):
 
     Eq. `eq-pixels`.
     """
+    require_floats(images=images)
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -42,7 +45,8 @@ def image_grid(images, columns=None, zoom=1):
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError("images must have shape (B, 1 or 3, H, W) with B > 0, got "
                          f"{tuple(images.shape)}")
-    columns = columns or round(len(images) ** 0.5)
+    columns = round(len(images) ** 0.5) if columns is None else columns
+    require_whole(columns=columns)
     pixels = to_pixels(images.detach().cpu())
     grid = make_grid(pixels, nrow=columns, padding=1, pad_value=128)  # (3, H', W')
     return grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).permute(1, 2, 0)

@@ -1,5 +1,5 @@
 """The built site in _build/html: run by .ci/run after `make book`."""
-import re
+import re, zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -59,7 +59,7 @@ def test_no_markup_is_left_over(path):
 
 
 def test_chapters_ran_and_their_figures_are_there():
-    for path in (p for p in PAGES if re.match(r'\d\d[a-z]?_', p.stem) and p.stem != '00_exercises'):
+    for path in (p for p in PAGES if re.match(r'\d\d[a-z]?_', p.stem) and p.stem not in ('00_exercises', '00_checks')):
         text = path.read_text()
         assert 'Traceback' not in text and 'class="cell_output' in text and '<figure' in text and 'math notranslate' in text, path.name
 
@@ -75,3 +75,9 @@ def test_colab_opens_this_repository():
     known = settings()
     wanted = f'https://colab.research.google.com/github/{known["user"]}/{known["repo"]}/blob/{known["branch"]}/nbs/04_taylor_guidance.ipynb'
     assert wanted in PARSED[SITE / 'nbs' / '04_taylor_guidance.html'].links
+
+
+def test_the_archive_holds_the_site():
+    "All files but itself."
+    with zipfile.ZipFile(SITE / f'{settings()["lib_name"]}-site.zip') as archive: packed = set(archive.namelist())
+    assert packed == {str(p.relative_to(SITE)) for p in SITE.rglob('*') if p.is_file() and p.suffix != '.zip'}

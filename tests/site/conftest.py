@@ -1,0 +1,64 @@
+"""A real browser on the built site: Debian's Chromium, driven by Playwright, and a static server."""
+import functools, http.server, os, shutil, threading
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+SITE = Path(__file__).parents[2] / '_build' / 'html'
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def log_message(self, *_): pass
+
+
+@pytest.fixture(scope='session')
+def site():
+    "The address of a static server on _build/html, without a slash at its end."
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope='session')
+def browser():
+    path = os.environ.get('CHROMIUM') or shutil.which('chromium')
+    assert path, 'the tests of the site need Chromium: apt-get install chromium, or set CHROMIUM to its path'
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
+        yield chromium
+        chromium.close()
+
+
+class Reader:
+    "One tab. It notes what the console complains of and what is asked for off the site."
+    def __init__(self, context, site):
+        self.site, self.complaints, self.page = site, [], context.new_page()
+        self.page.set_default_timeout(120_000)
+        self.page.on('console', lambda m: self.complaints.append(f'console: {m.text}') if m.type in ('error', 'warning') else None)
+        self.page.on('pageerror', lambda error: self.complaints.append(f'exception: {error}'))
+        self.page.on('requestfailed', lambda request: self.complaints.append(f'failed: {request.url} {request.failure}'))
+        self.page.on('response', lambda answer: self.complaints.append(f'{answer.status}: {answer.url}') if answer.status >= 400 else None)
+        self.page.on('request', lambda request: None if request.url.startswith((site, 'data:', 'blob:', 'file:')) else self.complaints.append(f'off the site: {request.url}'))
+
+    def open(self, path):
+        "Go to a page of the site, and wait until its mathematics is set."
+        self.complaints.clear()
+        self.page.goto(f'{self.site}/{path}')
+        self.page.evaluate('() => window.MathJax && MathJax.startup && MathJax.startup.promise')
+        return self.page
+
+    def show(self, width, theme, height=900):
+        self.page.set_viewport_size(dict(width=width, height=height))
+        self.page.emulate_media(color_scheme=theme)
+        self.page.wait_for_function('theme => document.documentElement.dataset.theme === theme', arg=theme)
+
+
+@pytest.fixture(scope='module')
+def reader(browser, site):
+    context = browser.new_context(viewport=dict(width=1300, height=900), reduced_motion='reduce')
+    yield Reader(context, site)
+    context.close()

@@ -1,0 +1,110 @@
+"""The built site in a real browser: run by .ci/run after `make book`."""
+import json, subprocess, sys
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from conftest import SITE
+from pypdf import PdfReader
+
+AXE = (Path(axe_playwright_python.__file__).parent / 'axe.min.js').read_text()
+RULES = dict(runOnly=['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'], resultTypes=['violations'], preload=False)
+PAGES = sorted(str(p.relative_to(SITE)) for p in SITE.rglob('*.html') if '_static' not in p.parts and p.parent != SITE / '_modules' and p.name != 'index.html') + ['nbs/index.html', '_modules/index.html']
+
+
+def violations(page):
+    found = page.evaluate('rules => axe.run(document, rules)', RULES)['violations']
+    return [(rule['id'], node['html'][:120], node['any'][0]['message'] if node['any'] else '') for rule in found for node in rule['nodes']]
+
+
+@pytest.mark.parametrize('path', PAGES)
+def test_page(reader, path):
+    "No violation of WCAG 2.0 to 2.2 A or AA in light or dark, wide or narrow; nothing sideways; nothing in the console; nothing from elsewhere; every equation set."
+    page = reader.open(path)
+    wanted = page.locator('.math').count()
+    assert page.evaluate("document.querySelectorAll('.math mjx-container').length") >= wanted and page.locator('mjx-merror').count() == 0
+    page.evaluate(AXE)
+    for theme in ('light', 'dark'):
+        for width in (1300, 390):
+            reader.show(width, theme)
+            assert not violations(page), f'{theme}, {width} px'
+    for width in (390, 320):
+        reader.show(width, 'light')
+        assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), f'the page scrolls sideways at {width} px'
+    assert not reader.complaints
+
+
+@pytest.mark.parametrize('folder', [False, True], ids=['from a server', 'from a folder'])
+def test_search_finds_a_word(reader, folder):
+    page = reader.open('search.html?q=martingale') if not folder else reader.page
+    if folder: page.goto(f'{(SITE / "search.html").as_uri()}?q=martingale')
+    page.wait_for_selector('#search-results li a')
+    assert any('Taylor proof' in text for text in page.locator('#search-results li').all_inner_texts())
+
+
+def test_a_link_shows_what_it_refers_to(reader):
+    "By pointer and by keyboard; Escape takes it away; it stays while it is pointed at."
+    reader.show(1300, 'light')
+    page = reader.open('nbs/05_ddim_score_identity.html')
+    preview = page.locator('#preview')
+    link = page.locator('a.reference.internal[href="03_reverse_process.html#equation-eq-mean-from-eps"]').first
+    link.hover()
+    preview.locator('mjx-container').first.wait_for()
+    assert page.locator('a[aria-describedby=preview]').count() == 1
+    preview.hover()
+    page.wait_for_timeout(400)
+    assert preview.is_visible()
+    page.keyboard.press('Escape')
+    assert preview.is_hidden()
+    page.mouse.move(5, 5)
+    link.focus()
+    page.keyboard.press('Shift+Tab')
+    page.keyboard.press('Tab')
+    preview.locator('mjx-container').first.wait_for()
+    page.evaluate(AXE)
+    assert not violations(page)
+
+
+@pytest.mark.parametrize('selector, words', [('a[href="references.html#id6"], a[href*="references.html#"]', 'Dhariwal'), ('a[href="#thm-ddim"]', 'Same marginals'), ('a[href="04_taylor_guidance.html"].reference', 'After this chapter')])
+def test_citations_theorems_and_chapters_too(reader, selector, words):
+    page = reader.open('nbs/05_ddim_score_identity.html')
+    page.locator(f'.bd-article :is({selector})').first.hover()
+    page.locator('#preview', has_text=words).wait_for()
+
+
+TERMS = json.loads((SITE.parents[1] / 'book' / 'terms.json').read_text())
+
+
+@pytest.mark.parametrize('key', TERMS)
+def test_a_term_marks_its_line_and_a_line_its_term(reader, key):
+    reader.show(1300, 'light')
+    page = reader.open(f'nbs/{"05_ddim_score_identity" if key in ("equation-eq-eps-hat", "alg-ddpm", "alg-ddim") else "04_taylor_guidance"}.html')
+    equation, marked = page.locator(f'[id="{key}"]'), page.locator('pre .code-line.marked')
+    legend = page.locator(f'[id="{key}"] + .terms button, [id="{key}"] > .terms button')
+    assert legend.count() == len(TERMS[key])
+    for n, (term, function, line, token) in enumerate(TERMS[key]):
+        in_equation = equation.locator(f'mjx-math .term-{term}').first
+        in_equation.hover()
+        assert line in marked.inner_text() and page.locator('pre a.term.marked', has_text=token).count() == 1
+        page.mouse.move(5, 5)
+        assert marked.count() == 0
+        legend.nth(n).focus()
+        assert line in marked.inner_text() and 'marked' in in_equation.get_attribute('class')
+        legend.nth(n).click()
+        assert page.evaluate("document.activeElement.closest('.code-line').textContent").startswith(line)
+        assert 'marked' in in_equation.get_attribute('class')
+        page.keyboard.press('Escape')
+
+
+def test_the_pages_print_as_one_pdf(tmp_path):
+    "Two pages of it: an outline with the sections, page numbers, and a link that leads from the one to the other."
+    out, wanted = tmp_path / 'book.pdf', ['nbs/04_taylor_guidance', 'nbs/05_ddim_score_identity']
+    subprocess.run([sys.executable, SITE.parents[1] / 'book' / 'pdf.py', *wanted, '--out', out], check=True, timeout=120)
+    book = PdfReader(out)
+    part, chapters = book.outline
+    (first, _, second, sections), count = chapters, len(book.pages)
+    assert part.title == 'II Guidance' and 'Taylor proof' in first.title and 'DDIM' in second.title and len(sections) > 8
+    start = book.get_destination_page_number(second)
+    goals = [link.get_object()['/Dest'][0].get_object() for page in book.pages[:start] for link in page.get('/Annots', ()) if '/Dest' in link.get_object()]
+    assert book.pages[start].get_object() in goals
+    assert all(page.extract_text().rstrip().endswith(str(n + 1)) for n, page in enumerate(book.pages))
