@@ -217,7 +217,7 @@ TABLE = [  # (what, said, call)
     ('UNet with classes of floats', 'y must hold a class for each .* torch.float32', lambda: OF_CLASS(PIXELS, T, Y.float())),
     ('UNet with pictures to enlarge that it cannot', 'low_res must be None', lambda: NET(PIXELS, T, low_res=PIXELS)),
     ('UNet without the pictures to enlarge', 'low_res must be the pictures to enlarge', lambda: ENLARGER(PIXELS, T)),
-    ('UNet with pictures to enlarge for others', r'low_res must have shape \(2, 1, h, w\), got \(1, 1, 8, 8\)', lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1])),
+    ('UNet with pictures to enlarge for others', r'low_res must have shape \(2, 1\) \+ \(h, w\), got \(1, 1, 8, 8\)', lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1])),
     ('Classifier with another size', 'x_t must be pictures of 8 x 8', lambda: JUDGE(torch.zeros(2, 1, 16, 16), T)),
     ('Classifier with whole numbers', 'x_t must be of floating point', lambda: JUDGE(DATA.pixels[:2], T)),
     ('Classifier with t of another length', r't must have shape \(2,\)', lambda: JUDGE(PIXELS, T[:1])),
@@ -692,7 +692,7 @@ def test_the_table_is_long_enough():
 # Public names without a case of their own. Arithmetic on what they are given, numbers or tensors: their only errors are torch's.
 FORMULAS = set('''bound_weight decoder_log_prob eps_from_flow eps_from_mean eps_from_v eps_from_x0 error_law flow_time gaussian_kl
     guided_velocity large_variance mean_from_eps posterior_mean posterior_variance score_from_eps small_variance step_variance target_weight
-    to_flow x0_from_eps masked replace_known'''.split())
+    guided_x_0 to_flow x0_from_eps masked replace_known'''.split())
 # What they are made of is tried above, or they take nothing that could be wrong.
 FORMULAS |= set('''Bits Particles Pretrained Release as_eps available_weights draw_unet fit frechet_distance guidance_on_flow model_card moving_average
     of_class processes recompute_stages rescaled_guidance score_table steps_an_hour tilted_law training_cost transfer_gap

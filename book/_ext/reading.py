@@ -41,9 +41,8 @@ def colour_equations(app, doctree, page):
 
 def note_gain(app, doctree):
     "The first sentence of a page says what its reader can do afterwards: the pages before and after show it."
-    section = next(doctree.findall(nodes.section), None)
-    first = next((n for n in section.children if isinstance(n, nodes.paragraph)), None) if section else None
-    if first is None or not first.astext().startswith('After this '): return
+    first = next((n for n in doctree.findall(nodes.paragraph) if n.astext().startswith('After this ')), None)
+    if first is None: return
     as_html = lambda n: rf'<span class="math notranslate nohighlight">\({html.escape(n.astext())}\)</span>' if isinstance(n, nodes.math) else html.escape(n.astext())
     app.env.metadata[app.env.docname]['gain'] = ''.join(map(as_html, first.children))
 

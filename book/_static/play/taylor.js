@@ -38,7 +38,7 @@
 
   function place(part, x, y) {
     handles[part].setAttribute("cx", x), handles[part].setAttribute("cy", y);
-    names[part].setAttribute("x", x + (part === "s" ? 12 : part === "mu" ? 10 : -12)), names[part].setAttribute("y", y + (part === "mu" ? -9 : part === "s" ? -4 : 4));
+    names[part].setAttribute("x", x), names[part].setAttribute("y", y);
   }
 
   function drag(part, x) {
@@ -53,7 +53,7 @@
         if (!event.target.hasPointerCapture(event.pointerId)) return;
         drag(part, inverseX(new DOMPoint(event.clientX, event.clientY).matrixTransform(board.getScreenCTM().inverse()).x));
       }};
-    return $("svg:circle", {r: 10, fill: gde.COLOR[role], class: "gde-handle", ...down});
+    return $("svg:circle", {r: 11, fill: gde.COLOR[role], class: "gde-handle", ...down});
   }
 
   /* ---- the error against the variance ---- */
@@ -98,7 +98,7 @@
   const reach = $("svg:rect", {y: LOGS.top, height: LOGS.height, fill: gde.COLOR.noise, "fill-opacity": 0.14}), touching = $("svg:circle", {r: 4, fill: gde.COLOR.mean});
   const roles = {mu: "mean", sigma: "variance", s: "scale", k: "gradient"}, letters = {mu: "μ", sigma: "σ", s: "s", k: "k"};
   const handles = Object.fromEntries(Object.entries(roles).map(([part, role]) => [part, handle(part, role)]));
-  const names = Object.fromEntries(Object.keys(roles).map(part => [part, $("svg:text", {class: "gde-strong", "text-anchor": part === "s" || part === "mu" ? "start" : "end"}, letters[part])]));
+  const names = Object.fromEntries(Object.keys(roles).map(part => [part, $("svg:text", {class: "gde-letter", "text-anchor": "middle", dy: "0.34em", fill: part === "mu" ? "#fff" : "#000", "aria-hidden": "true"}, letters[part])]));
   const outside = $("svg:text", {x: WIDTH - 8, y: 20, "text-anchor": "end"});
   const board = $("svg:svg", {viewBox: `0 0 ${WIDTH} 482`, class: "gde-plot", role: "img"},
     $("svg:clipPath", {id: "gde-logs"}, $("svg:rect", {x: 0, y: LOGS.top, width: WIDTH, height: LOGS.height})),
@@ -108,7 +108,7 @@
     $("svg:text", {x: 10, y: 22}, "the step"), $("svg:text", {x: 10, y: LOGS.top - 8}, "log p(y | x); grey: two σ about μ"),
     ...[-1, 0, 1, 2].map(x => $("svg:text", {x: X(x), y: FLOOR + 18, "text-anchor": "middle"}, String(x).replace("-", "−"))),
     ...[0, -2, -4, -6].map(v => $("svg:text", {x: WIDTH - 6, y: logY(v) + 4, "text-anchor": "end"}, String(v).replace("-", "−"))),
-    ...Object.values(names), ...Object.values(handles));
+    ...Object.keys(roles).flatMap(part => [handles[part], names[part]]));
   const errorPaths = LAWS.map(law => $("svg:path", {...stroke(law, 2), "stroke-dasharray": ""})), lawPaths = LAWS.map(law => $("svg:path", {...stroke(law, 1), "stroke-dasharray": "3 3"}));
   const dots = LAWS.map(([, role]) => $("svg:path", {fill: gde.COLOR[role], stroke: "var(--pst-color-background)", "stroke-width": 1.5}));
   const errors = $("svg:svg", {viewBox: "0 0 280 222", class: "gde-plot", "aria-hidden": "true"},

@@ -44,9 +44,9 @@
         const at = row * SIDE + column, pixel = 4 * ((SIDE - 1 - row) * SIDE + column);
         let alpha = 75 * Math.sqrt(exact.target[at] / most);
         if (lines) {
-          const slope = Math.hypot(log[at + 1] - log[at - 1], log[at + SIDE] - log[at - SIDE]) / 2;
+          const slope = Math.min(8, Math.hypot(log[at + 1] - log[at - 1], log[at + SIDE] - log[at - SIDE]) / 2);  // a jump to 0 is no line
           const near = Math.min(...levels.map(level => Math.abs(log[at] - level)));
-          alpha = slope > 1e-9 && log[at] > -60 ? 150 * Math.max(0, Math.min(1, 1.25 - near / slope)) : 0;
+          alpha = slope > 1e-9 ? 150 * Math.max(0, Math.min(1, 1.25 - near / slope)) : 0;
         }
         image.data[pixel] = image.data[pixel + 1] = image.data[pixel + 2] = ink;
         image.data[pixel + 3] = alpha;
