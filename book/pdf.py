@@ -44,6 +44,7 @@ def prints(pages):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ.get('CHROMIUM') or shutil.which('chromium'), args=['--no-sandbox'])
         tab = browser.new_page(color_scheme='light', reduced_motion='reduce')
+        tab.set_default_timeout(120_000)
         for page in pages:
             tab.goto(f'{address}{page}.html')
             tab.evaluate(OPEN)
