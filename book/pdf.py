@@ -44,6 +44,7 @@ def prints(pages):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ.get('CHROMIUM') or shutil.which('chromium'), args=['--no-sandbox'])
         tab = browser.new_page(color_scheme='light', reduced_motion='reduce')
+        tab.set_default_timeout(120_000)
         for page in pages:
             tab.goto(f'{address}{page}.html')
             tab.evaluate(OPEN)
@@ -67,16 +68,21 @@ def whole(pages, address, printed, numbers):
     for (caption, page), (titles, chapter) in zip(pages, printed):
         if caption != part: part, above = caption, book.add_outline_item(caption, page_number=first[page], bold=True)
         item = book.add_outline_item(titles[0], page_number=first[page], parent=above)
-        for title, section in zip(titles[1:], sections(chapter), strict=True): book.add_outline_item(title, page_number=first[page] + chapter.get_destination_page_number(section), parent=item)
+        for section in entries(chapter.outline):  # Chromium runs the lines of a heading together: the page's own text names it
+            title = next((title for title in titles[1:] if squeezed(title) in squeezed(section.title)), None)
+            if title: book.add_outline_item(title, page_number=first[page] + chapter.get_destination_page_number(section), parent=item)
         for sheet in book.pages[first[page]:first[page] + len(chapter.pages)]:
             for link in sheet.get('/Annots', ()): lead(link.get_object(), book, chapter, first, page, address)
     return book
 
 
-def sections(chapter):
-    "What stands one level below the title in a chapter's own outline."
-    below = next((entry for entry in chapter.outline if isinstance(entry, list)), [])
-    return [entry for entry in below if not isinstance(entry, list)]
+def entries(outline):
+    for entry in outline:
+        if isinstance(entry, list): yield from entries(entry)
+        else: yield entry
+
+
+def squeezed(text): return ''.join(text.split())
 
 
 def lead(link, book, chapter, first, page, address):

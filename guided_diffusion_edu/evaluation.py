@@ -28,7 +28,7 @@ def _rows(features, name="features"):
 
 class Moments(NamedTuple):
     "`count`, `mean` (D,) and `scatter` (D, D) of a set of features, float64."
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple has a method of that name
     mean: torch.Tensor
     scatter: torch.Tensor
 

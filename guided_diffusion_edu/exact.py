@@ -32,6 +32,7 @@ def _axes_and_variances(means, stds):
 def _require_world(world):
     "Raise ValueError unless the world's parts fit together."
     K, labels = len(world.means), world.labels
+    require(K > 0, "means", "have shape (K, D) with K > 0", tuple(world.means.shape))
     require(world.means.isfinite().all(), "means", "be finite", "nan or infinity")
     for name, values in dict(weights=world.weights, labels=world.labels).items():
         if values.shape != (K,):
@@ -67,6 +68,11 @@ def _others(world, y, batch):
     return world.labels != y[:, None]
 
 
+def _log_prior(world, y):
+    "log p(y), (B,), of classes `y`; 0 without."
+    return 0 if y is None else torch.log((world.labels == y[:, None]).double() @ world.weights)
+
+
 def _draw(world, n, label, generator):
     "`n` points of class `label`, or of any: choose components, then points."
     require_whole(n=n)
@@ -96,8 +102,7 @@ class GaussianMixture:
         """`means` (K, D); `stds` (K,) or covariances (K, D, D); `weights` (K,), default equal;
         `labels` (K,): class of each component, default its index."""
         self.means = _double(means)  # (K, D)
-        if self.means.ndim != 2 or len(self.means) == 0:
-            raise ValueError(f"means must have shape (K, D), got {tuple(self.means.shape)}")
+        require_shape("means", self.means, "K", "D")
         self.axes, self.variances = _axes_and_variances(self.means, _double(stds))
         self.weights = _double(weights if weights is not None else [1.0] * len(self.means))
         self.labels = torch.as_tensor(labels if labels is not None else range(len(self.means)))
@@ -116,9 +121,7 @@ class GaussianMixture:
     def log_prob(self, x, y=None):
         """log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y).
         Eqs. `eq-mixture`, `eq-guided-posterior`."""
-        logs, _ = _parts(self, x, y)
-        prior = 0 if y is None else torch.log((self.labels == y[:, None]).double() @ self.weights)
-        return (logs.logsumexp(-1) - prior).to(x.dtype)
+        return (_parts(self, x, y)[0].logsumexp(-1) - _log_prior(self, y)).to(x.dtype)
 
     def score(self, x, y=None):
         "Gradient of `log_prob`, (B, D). Eqs. `eq-mixture-score`, `eq-bayes-score`."

@@ -51,17 +51,6 @@ def classifier_guidance(classifier, y, scale=1.0):
     return log_prob_guidance(log_prob, scale)
 
 
-def _require_answers(log_probs, batch, shape, low, high):
-    "The classifier must answer for the batch, and know the classes `low` to `high`, `shape` of them."
-    if log_probs.ndim != 2 or len(log_probs) != batch:
-        raise ValueError(f"classifier must give shape ({batch}, classes), got {tuple(log_probs.shape)}")
-    classes = log_probs.shape[1]
-    if shape != (batch,):
-        raise ValueError(f"y must have shape ({batch},), one class an example, got {tuple(shape)}")
-    if low < 0 or high >= classes:
-        raise ValueError(f"y must hold class indices in [0, {classes}), got {low} to {high}")
-
-
 def guided_mean(mean, variance, gradient):
     """The mean of the guided step, mean + variance * gradient; `variance` is the diagonal of
     Sigma.
@@ -76,6 +65,17 @@ def guided_mean(mean, variance, gradient):
     return mean + variance * gradient
 
 # %% ../nbs/04_taylor_guidance.ipynb #c07
+def _require_answers(log_probs, batch, shape, low, high):
+    "The classifier must answer for the batch, and know the classes `low` to `high`, `shape` of them."
+    if log_probs.ndim != 2 or len(log_probs) != batch:
+        raise ValueError(f"classifier must give shape ({batch}, classes), got {tuple(log_probs.shape)}")
+    classes = log_probs.shape[1]
+    if shape != (batch,):
+        raise ValueError(f"y must have shape ({batch},), one class an example, got {tuple(shape)}")
+    if low < 0 or high >= classes:
+        raise ValueError(f"y must hold class indices in [0, {classes}), got {low} to {high}")
+
+# %% ../nbs/04_taylor_guidance.ipynb #c09
 def second_order_step(mean, covariance, gradient, hessian):
     """Mean (B, D) and covariance (B, D, D) of the guided step with the Hessian of log p(y | x),
     (B, D, D), kept. ValueError where Sigma^-1 - H is not positive definite.
@@ -91,7 +91,7 @@ def second_order_step(mean, covariance, gradient, hessian):
     narrowed = torch.linalg.inv(precision)
     return mean + (narrowed @ gradient[..., None])[..., 0], narrowed
 
-# %% ../nbs/04_taylor_guidance.ipynb #c09
+# %% ../nbs/04_taylor_guidance.ipynb #c11
 def error_law(variance, gradient, hessian, third):
     """How far the true guided step is from the one without shift, of first and of second order,
     in one dimension and to leading order in `variance`: three pairs, total variation and KL
@@ -104,7 +104,7 @@ def error_law(variance, gradient, hessian, third):
             (variance * abs(hessian) / math.sqrt(2 * math.pi * math.e), variance ** 2 * hessian ** 2 / 4),
             (variance * std * abs(third) / (3 * root), 5 * variance ** 3 * third ** 2 / 24)]
 
-# %% ../nbs/04_taylor_guidance.ipynb #c13
+# %% ../nbs/04_taylor_guidance.ipynb #c15
 def exact_guidance(world, schedule, y, scale=1.0):
     """`guidance(x_t, t)` of the `GaussianMixture` `world` in closed form, for classes `y` (B,):
     the exact gradient of `scale` * log p(y | x_t). Eq. `eq-bayes-score`."""
@@ -113,7 +113,7 @@ def exact_guidance(world, schedule, y, scale=1.0):
         return scale * (eps(x_t, t) - eps(x_t, t, y)) / per_example(width, t, x_t)
     return guidance
 
-# %% ../nbs/04_taylor_guidance.ipynb #c19
+# %% ../nbs/04_taylor_guidance.ipynb #c21
 @torch.no_grad()
 def martingale_gap(classifier, schedule, x_0, levels=10, generator=None):
     """Is `classifier(x_t, t)` consistent from one noise level to the next on the data `x_0`

@@ -46,7 +46,7 @@ def test_label_and_seed_count(tmp_path):
 
 
 @pytest.mark.parametrize('wrong, said', [
-    ('--weights lion', "weights must be one of ['digits'] or a folder"),
+    ('--weights lion', "weights must be one of ['digits', 'emoji', 'fashion-mnist'] or a folder"),
     ('--label 99', '--label must be a class in [0, 10), got 99'),
     ('--label three', "argument --label: invalid int value: 'three'"),
     ('--steps 0', 'steps must be between 1 and 1000'),

@@ -284,3 +284,18 @@ def test_half_weights_load_and_answer_alike(tmp_path, root):
     with torch.no_grad(): difference = (full.model(x, t) - half.model(x, t)).abs().max()
     assert 0 < difference < 0.01
     with pytest.raises(ValueError, match='source must be a folder with trained weights'): write_half(tmp_path, tmp_path / 'b')
+
+
+@pytest.mark.parametrize('name', gde.available_weights())
+def test_shipped_weights_draw_and_fit_their_records(name):
+    found = gde.load_pretrained(name)
+    for kind, network in (('diffusion', found.model), ('classifier', found.classifier)): assert sum(p.numel() for p in network.parameters()) == found.records[kind]['parameters']
+    assert found.records['classifier']['classes'] == list(found.labels) and found.classifier.config.classes == len(found.labels)
+    pixels = gde.draw_guided(found, torch.tensor([0, len(found.labels) - 1]), steps=3)
+    assert pixels.float().flatten(1).std(1).min() > 5  # pictures, not a flat shade
+
+
+def test_shipped_weights_are_small():
+    from guided_diffusion_edu.pretrained import WEIGHTS
+    assert gde.available_weights() == ['digits', 'emoji', 'fashion-mnist']
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob('*.safetensors')) < 12e6

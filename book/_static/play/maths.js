@@ -173,7 +173,7 @@ gde.noiseFloor = function (cells, n, random, times = 8) {
 
 /* ---- the samplers: chapter 5 ----
    One step each, from index i of `steps` to the level below, as a generator: it yields questions {x, i} and wants to be sent
-   {eps, gradient}, the gradient with its scale; it returns the next x and the estimate of x_0 that it used. Who answers, the
+   {eps, gradient}, the gradient with its scale; it returns the next x and the model's own estimate of x_0. Who answers, the
    exact world at once or a network later, is not its affair. */
 
 function levels(steps, i) { return [steps.alphaBars[i], i > 0 ? steps.alphaBars[i - 1] : 1]; }
@@ -208,7 +208,7 @@ gde.samplers = {
     const epsHat = x.map((value, j) => (value - Math.sqrt(alphaBar) * plain[j]) / root - root * gradient[j]);  // eq-eps-hat
     const x0 = plain.map((value, j) => value + (1 - alphaBar) / Math.sqrt(alphaBar) * gradient[j]);
     const sigma = eta * Math.sqrt((1 - below) / (1 - alphaBar) * beta), reused = Math.sqrt(Math.max(0, 1 - below - sigma ** 2));
-    return {x: x0.map((value, j) => Math.sqrt(below) * value + reused * epsHat[j] + (sigma ? sigma * normal() : 0)), x0};
+    return {x: x0.map((value, j) => Math.sqrt(below) * value + reused * epsHat[j] + (sigma ? sigma * normal() : 0)), x0: plain};
   },
 };
 
@@ -251,11 +251,11 @@ gde.steps = function ({mu, sigma, k, s}) {
 };
 
 /* Log-density of the true step on a grid that holds all that matters. eq-model-product. */
-gde.trueStep = function (state, points = 1601) {
-  const {mu, sigma, k, s} = state, means = gde.steps(state).map(([mean]) => mean);
-  const left = mu - 9 * sigma, right = Math.max(...means) + 9 * sigma, width = (right - left) / (points - 1);
+gde.trueStep = function (state, least = 1601) {
+  const {mu, sigma, k, s} = state, laws = gde.steps(state), left = mu - 9 * sigma, right = Math.max(...laws.map(([mean]) => mean)) + 9 * sigma;
+  const finest = Math.min(Math.sqrt(laws[2][1]), 1 / k) / 4, points = Math.max(least, Math.ceil((right - left) / finest)), width = (right - left) / (points - 1);
   const x = Float64Array.from({length: points}, (_, i) => left + i * width);
-  const log = x.map(at => gde.logNormal(at, mu, sigma ** 2) + s * gde.logClassifier(k, at)), most = Math.max(...log);
+  const log = x.map(at => gde.logNormal(at, mu, sigma ** 2) + s * gde.logClassifier(k, at)), most = log.reduce((a, b) => Math.max(a, b));
   const Z = width * log.reduce((sum, value) => sum + Math.exp(value - most), 0);
   return {x, width, log: log.map(value => value - most - Math.log(Z))};
 };

@@ -17,7 +17,7 @@
   function drawStep() {
     const {mu, sigma, k, s} = state, laws = gde.steps(state), truth = gde.trueStep(state, 801);
     const density = laws.map(([mean, variance]) => grid.map(x => Math.exp(gde.logNormal(x, mean, variance))));
-    const most = Math.max(...truth.log.map(Math.exp), ...density.map(values => Math.max(...values)));
+    const most = Math.max(Math.exp(truth.log.reduce((a, b) => Math.max(a, b))), ...density.map(values => Math.max(...values)));
     const Y = p => FLOOR - p / most * (FLOOR - 22);
     const product = Array.from(truth.x, (x, i) => [X(x), Y(Math.exp(truth.log[i]))]);
     truePath.setAttribute("d", `${line(product)}L${product.at(-1)[0].toFixed(1)} ${FLOOR}L${product[0][0].toFixed(1)} ${FLOOR}Z`);
