@@ -8,7 +8,7 @@ import re
 
 import torch
 
-from .checks import require, require_shape
+from .checks import require, require_floats, require_shape
 from .data import ORIGINS, from_pixels
 from .diffusion import simple_loss
 
@@ -48,6 +48,7 @@ def loss_on(model, schedule, data, levels=40):
 def nearest_distances(x, others):
     """Root mean square distance per pixel of each of `x` (B, ...) to the nearest of `others`
     (N, ...): (B,)."""
+    require_floats(x=x, others=others)
     require_shape("others", others, "N", *x.shape[1:])
     require(len(others) > 0, "others", "hold at least 1 example", 0)
     return torch.cdist(x.flatten(1), others.flatten(1)).min(1).values / x[0].numel() ** 0.5

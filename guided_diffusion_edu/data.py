@@ -24,7 +24,8 @@ class Images(NamedTuple):
 
 def from_pixels(pixels):
     "Samples in [-1, 1] from uint8 `pixels`, float32, same shape. Eq. `eq-pixels`."
-    require(pixels.dtype == torch.uint8, "pixels", "be uint8", pixels.dtype)
+    dtype = getattr(pixels, "dtype", type(pixels).__name__)
+    require(dtype == torch.uint8, "pixels", "be uint8", dtype)
     return pixels.float() / 127.5 - 1
 
 # %% ../nbs/09_data.ipynb #c08
@@ -262,7 +263,7 @@ ORIGINS = {  # where it comes from; licence
 
 def data_card(name, data):
     "What `load_data(name)` gave, as lines of text: origin, licence, size, and counts by class."
-    kind = name.partition(":")[0]
+    kind = str(name).partition(":")[0]
     require(kind in ORIGINS, "name", f"be one of {list(ORIGINS)}", repr(name))
     origin, licence = ORIGINS[kind]
     n, channels, height, width = data.pixels.shape

@@ -108,6 +108,7 @@ def error_law(variance, gradient, hessian, third):
 def exact_guidance(world, schedule, y, scale=1.0):
     """`guidance(x_t, t)` of the `GaussianMixture` `world` in closed form, for classes `y` (B,):
     the exact gradient of `scale` * log p(y | x_t). Eq. `eq-bayes-score`."""
+    require_indices(y)
     eps, width = world.denoiser(schedule), (1 - schedule.alpha_bars).sqrt()
     def guidance(x_t, t):
         return scale * (eps(x_t, t) - eps(x_t, t, y)) / per_example(width, t, x_t)

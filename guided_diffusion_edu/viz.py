@@ -42,6 +42,7 @@ def image_grid(images, columns=None, zoom=1):
     """One picture of `images` (B, C, H, W) in [-1, 1], in rows of `columns` (default: as square
     as can be): uint8 (H', W', C')."""
     from torchvision.utils import make_grid
+    require_floats(images=images)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError("images must have shape (B, 1 or 3, H, W) with B > 0, got "
                          f"{tuple(images.shape)}")

@@ -37,7 +37,7 @@ def npz(**arrays):
 
 def read_batch(path):
     batch = gde.Batch(path)
-    for _ in zip(range(3), batch.split(4)): pass
+    for _ in zip(range(3), batch.split(4) if batch.count else ()): pass
     for name in batch.headers:
         if name != 'arr_0': batch.array(name)
 
@@ -185,7 +185,7 @@ CALLS = {  # name: (number of arguments, or a letter for each, n for one that is
     **{sampler.__name__: (3, lambda a, b, c, sampler=sampler: sampler(flat, SHORT, a, y=b, x_T=c)) for sampler in (gde.ddpm_sample, gde.ddim_sample, gde.dpmpp_2m_sample, gde.heun_sample)},
     'particle_sample': ('na', lambda a, b: gde.particle_sample(flat, SHORT, a, lambda x, t: x.flatten(1).sum(1), x_T=b)),
     'timestep_embedding': ('an', gde.timestep_embedding), 'UNet': (3, lambda a, b, c: TINY(a, b, c)), 'Recipe': (3, lambda a, b, c: gde.Recipe(steps=a, lr=b, seed=c)),
-    'UNetConfig': (3, lambda a, b, c: gde.UNetConfig(channels=a, image_size=b, dropout=c)), 'load_data': (1, lambda a: gde.load_data(a, image_size=8)),
+    'UNetConfig': ('nnn', lambda a, b, c: gde.UNetConfig(channels=a, image_size=b, dropout=c)), 'load_data': (1, lambda a: gde.load_data(a, image_size=8)),
     'load_pretrained': (1, gde.load_pretrained), 'openai_config': (1, gde.openai_config), 'data_card': (1, lambda a: gde.data_card(a, gde.load_data('digits'))),
     'moments': (1, gde.moments), 'fid': (2, gde.fid), 'inception_score': (1, gde.inception_score), 'precision_recall': ('aan', gde.precision_recall),
     'bootstrap_interval': ('nn', lambda a, b: gde.bootstrap_interval(torch.mean, torch.rand(5), a if not isinstance(a, int) or a < 50 else 5, b)),
