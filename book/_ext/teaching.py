@@ -45,15 +45,21 @@ class Figures(SphinxDirective):
     def run(self): return [FigureList()]
 
 
+def remember(app, document):
+    "(label, caption, file) of each figure of a page that was read, kept with what Sphinx knows of the pages."
+    env, found = app.env, []
+    for figure in document.findall(nodes.figure):
+        image, caption = next(figure.findall(nodes.image), None), next(figure.findall(nodes.caption), None)
+        if image is not None and caption is not None and figure['ids']: found.append((figure['ids'][0], caption.astext(), image['uri']))
+    env.book_figures = getattr(env, 'book_figures', {}) | {env.docname: found}
+
+
 def figures(env):
     "(page, label, number, caption, file) of each figure, in reading order."
     for page in in_order(env):
-        for figure in env.get_doctree(page).findall(nodes.figure):
-            image, caption = next(figure.findall(nodes.image), None), next(figure.findall(nodes.caption), None)
-            if image is not None and caption is not None and figure['ids']:
-                label = figure['ids'][0]
-                number = env.toc_fignumbers.get(page, {}).get('figure', {}).get(label, ())
-                yield page, label, '.'.join(map(str, number)), caption.astext(), Path(env.srcdir) / image['uri']
+        for label, caption, uri in env.book_figures.get(page, []):
+            number = env.toc_fignumbers.get(page, {}).get('figure', {}).get(label, ())
+            yield page, label, '.'.join(map(str, number)), caption, Path(env.srcdir) / uri
 
 
 def name(label, file): return label.removeprefix('fig-') + file.suffix
@@ -94,7 +100,8 @@ def setup(app):
     app.add_directive('objectives', Objectives)
     app.add_directive('figure-list', Figures)
     app.add_role('figure-archive', archive)
+    app.connect('doctree-read', remember)
     app.connect('env-updated', lambda app, env: [PAGE])
     app.connect('doctree-resolved', fill)
     app.connect('build-finished', collect)
-    return dict(version='1', parallel_read_safe=False, parallel_write_safe=True)
+    return dict(version='2', env_version=2, parallel_read_safe=False, parallel_write_safe=True)
