@@ -64,6 +64,12 @@ def test_chapters_ran_and_their_figures_are_there():
         assert 'Traceback' not in text and 'class="cell_output' in text and '<figure' in text and 'math notranslate' in text, path.name
 
 
+def test_pages_say_how_long_they_ran():
+    status = (SITE / 'nbs' / 'status.html').read_text()
+    for path in (p for p in PAGES if re.match(r'\d\d[a-z]?_', p.stem)):
+        assert re.search(r'Runs in \d+ s on \d+ CPU cores · fetches 0 MB', path.read_text()) and f'href="{path.name}"' in status, path.name
+
+
 def test_the_ledger_is_full():
     text = (SITE / 'nbs' / 'proof_ledger.html').read_text()
     rows = re.findall(r'<tr class="row-(?:odd|even)">(.*?)</tr>', text, re.S)[1:]
