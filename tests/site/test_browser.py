@@ -26,10 +26,11 @@ def test_page(reader, path):
     wanted = page.locator('.math').count()
     assert page.evaluate("document.querySelectorAll('.math mjx-container').length") >= wanted and page.locator('mjx-merror').count() == 0
     page.evaluate(AXE)
+    coloured = not path.startswith('_modules/') or path.endswith('/checks.html')  # all sources wear one style: contrast, the slow rule, is looked at in one
     for theme in ('light', 'dark'):
         for width in (1300, 390):
             reader.show(width, theme)
-            assert not violations(page, contrast=width == 1300), f'{theme}, {width} px'  # colours are those of the theme at any width
+            assert not violations(page, contrast=coloured and width == 1300), f'{theme}, {width} px'  # colours are those of the theme at any width
     for width in (390, 320):
         reader.show(width, 'light')
         assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), f'the page scrolls sideways at {width} px'
