@@ -1,14 +1,14 @@
 """The whole book as one PDF: Chromium's print of each page of _build/html in reading order, joined, with an outline, page numbers and links that lead within it."""
-import argparse, functools, http.server, io, os, shutil, sys, threading
+import argparse, io, sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import yaml
-from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, FloatObject, NameObject, NullObject
 
 sys.path.insert(0, str(Path(__file__).parent / '_ext'))
+from chromium import chromium, served
 from nbdev_book import settings
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +24,6 @@ TITLES = "[...document.querySelectorAll('.bd-article h1, .bd-article h2')].map(h
 NUMBER = '<p style="break-after: page; height: {}mm; margin: 0; display: flex; align-items: end; justify-content: center; font: 9px sans-serif; color: #555">{}</p>'
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_): pass
-
-
 def chapters():
     "(part or None, page) in reading order."
     toc = yaml.safe_load((ROOT / '_toc.yml').read_text())
@@ -38,24 +34,19 @@ def chapters():
 
 def prints(pages):
     "The address that was printed from, for each page its headings and its PDF; last the page numbers of them all."
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=SITE))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address, printed = f'http://127.0.0.1:{server.server_port}/', []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get('CHROMIUM') or shutil.which('chromium'), args=['--no-sandbox'])
+    printed = []
+    with served(SITE) as address, chromium() as browser:
         tab = browser.new_page(color_scheme='light', reduced_motion='reduce')
         tab.set_default_timeout(120_000)
         for page in pages:
-            tab.goto(f'{address}{page}.html')
+            tab.goto(f'{address}/{page}.html')
             tab.evaluate(OPEN)
             printed.append((tab.evaluate(TITLES), PdfReader(io.BytesIO(tab.pdf(outline=True, tagged=True, **PAPER)))))
         count = sum(len(reader.pages) for _, reader in printed)
         tab.goto('about:blank')
         tab.set_content(''.join(NUMBER.format(289, n + 1) for n in range(count)))
         numbers = PdfReader(io.BytesIO(tab.pdf(format='A4', margin=dict(top='0', bottom='0'))))
-        browser.close()
-    server.shutdown()
-    return address, printed, numbers
+    return f'{address}/', printed, numbers
 
 
 def whole(pages, address, printed, numbers):
@@ -66,11 +57,11 @@ def whole(pages, address, printed, numbers):
         book.append(chapter, import_outline=False)
     for sheet, number in zip(book.pages, numbers.pages): sheet.merge_page(number)
     for (caption, page), (titles, chapter) in zip(pages, printed):
-        if caption != part: part, above = caption, book.add_outline_item(caption, page_number=first[page], bold=True)
-        item = book.add_outline_item(titles[0], page_number=first[page], parent=above)
+        if caption != part: part, above = caption, book.add_outline_item(title=caption, page_number=first[page], bold=True)
+        item = book.add_outline_item(title=titles[0], page_number=first[page], parent=above)
         for section in entries(chapter.outline):  # Chromium runs the lines of a heading together: the page's own text names it
             title = next((title for title in titles[1:] if squeezed(title) in squeezed(section.title)), None)
-            if title: book.add_outline_item(title, page_number=first[page] + chapter.get_destination_page_number(section), parent=item)
+            if title: book.add_outline_item(title=title, page_number=first[page] + chapter.get_destination_page_number(section), parent=item)
         for sheet in book.pages[first[page]:first[page] + len(chapter.pages)]:
             for link in sheet.get('/Annots', ()): lead(link.get_object(), book, chapter, first, page, address)
     return book

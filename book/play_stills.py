@@ -1,11 +1,13 @@
 """The still pictures that the pages under "Play" show where scripts are off: run after `make book`."""
-import io, os
+import io, sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / 'book' / '_ext'))
+from chromium import chromium
+
 PLAY = ROOT / 'book' / '_static' / 'play'
 
 
@@ -25,8 +27,7 @@ def digits(values):
     return sheet
 
 
-with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=os.environ.get('CHROMIUM', '/usr/bin/chromium'), args=['--no-sandbox'])
+with chromium() as browser:
     page = browser.new_page(viewport=dict(width=1300, height=1200), device_scale_factor=2, reduced_motion='reduce', color_scheme='light')
     page.goto((ROOT / '_build' / 'html' / 'nbs' / 'play_exact_world.html').as_uri())
     page.evaluate('gde.world.play()')
@@ -35,4 +36,3 @@ with sync_playwright() as playwright:
     keep(page.locator('.gde-picture > svg').screenshot(), 'taylor', 1280)
     page.goto((ROOT / '_build' / 'html' / 'nbs' / 'play_digits.html').as_uri())
     digits(page.evaluate('gde.digits.chain({y: "each", scale: 3, steps: 25, sampler: "ddim", seed: 1})')).save(PLAY / 'digits.webp', lossless=True)
-    browser.close()

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['require', 'described', 'require_whole', 'require_finite', 'require_between', 'require_shape', 'require_floats',
-           'require_alike', 'require_indices', 'require_class']
+           'require_alike', 'require_indices', 'require_classes', 'require_class']
 
 # %% ../nbs/00_checks.ipynb #c04
 import math
@@ -66,6 +66,12 @@ def require_indices(y, name="y"):
     fits = tensor and y.ndim == 1 and not (y.is_floating_point() or y.is_complex())
     got = f"{y.dtype} of shape {tuple(y.shape)}" if tensor else type(y).__name__
     require(fits, name, "hold class indices, whole numbers (B,)", got)
+
+
+def require_classes(y, classes):
+    "`y`, class indices, must lie below `classes`. This looks at the numbers: on a GPU it waits."
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        raise ValueError(f"y must hold classes in [0, {classes}), got {y.min()} to {y.max()}")
 
 
 def require_class(y, classes, name="y"):

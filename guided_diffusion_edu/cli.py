@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 
+from .checks import require
 from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import UNFIT, data_card, from_pixels, load_data, padded, some_of_each
-from .pretrained import available_weights, draw_guided, load_pretrained
+from .pretrained import available_weights, draw_guided, load_pretrained, on_device
 from .samplers import ddim_sample, ddpm_sample
 from .schedules import linear_schedule
 from .training import (PRECISIONS, TIMESTEPS, Recipe, diffusion_loss, processes,
@@ -45,14 +46,7 @@ def write_npz(path, images, labels):
 
 # %% ../nbs/13_command_line.ipynb #c10
 def _require(condition, argument, wanted, got):
-    if not condition: raise ValueError(f"{argument} must be {wanted}, got {got}")
-
-
-def _to_device(found):
-    "`found` (`Pretrained`) on a GPU where there is one."
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found.model.to(device); found.classifier.to(device)
-    return found
+    require(condition, argument, f"be {wanted}", got)
 
 
 def sample(args):
@@ -68,7 +62,7 @@ def sample(args):
     _require(known, "--label", f"a class in [0, {classes})", args.label)
     y = torch.arange(args.count) % classes  # all in turn
     if args.label is not None: y = torch.full((args.count,), args.label)
-    pixels = draw_guided(_to_device(found), y, args.steps, args.scale, SAMPLERS[args.sampler], args.seed,
+    pixels = draw_guided(on_device(found), y, args.steps, args.scale, SAMPLERS[args.sampler], args.seed,
                          progress=sys.stderr.isatty())
     x_0 = from_pixels(pixels)
     write_png(out, x_0) if out.suffix == ".png" else write_npz(out, x_0, y)

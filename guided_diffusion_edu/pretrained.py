@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FILES', 'SCHEDULES', 'MULTIPLIERS', 'LSUN', 'OPENAI', 'PARTS', 'OUTSIDE', 'ADDRESS', 'Pretrained',
-           'available_weights', 'load_pretrained', 'draw_guided', 'standard_error', 'Release', 'openai_release',
-           'openai_config', 'released_names', 'load_released', 'read_weights', 'from_openai', 'fetch_openai',
-           'Enlarging', 'upsample']
+           'available_weights', 'load_pretrained', 'on_device', 'draw_guided', 'standard_error', 'Release',
+           'openai_release', 'openai_config', 'released_names', 'load_released', 'read_weights', 'from_openai',
+           'fetch_openai', 'Enlarging', 'upsample']
 
 # %% ../nbs/11_pretrained.ipynb #c04
 import hashlib, json
@@ -89,6 +89,13 @@ def load_pretrained(name):
     return Pretrained(model, classifier, schedule, tuple(diffusion["classes"]), records)
 
 # %% ../nbs/11_pretrained.ipynb #c16
+def on_device(found):
+    "`found` (`Pretrained`), its networks moved to a GPU where there is one."
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found.model.to(device); found.classifier.to(device)
+    return found
+
+
 def draw_guided(found, y, steps=25, scale=3.0, sampler=ddim_sample, seed=0, block=250, **options):
     """Pixels, uint8 (N, C, H, W), of samples of the classes `y` (N,), drawn by `sampler` in
     `steps` steps and guided by `scale`, a `block` at a time, on the device of `found`'s model

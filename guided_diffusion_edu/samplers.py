@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .checks import require_alike, require_floats, require_indices, require_shape, require_whole
+from .checks import (require_alike, require_classes, require_floats, require_indices,
+                                         require_shape, require_whole)
 from .diffusion import (eps_from_x0, large_variance, learned_variance,
                                             noise_like, posterior_mean, require_output, small_variance,
                                             x0_from_eps)
@@ -84,8 +85,7 @@ def _require_classes(y, batch, model):
     require_indices(y)
     require_shape("y", y, batch)
     classes = getattr(getattr(model, "config", None), "classes", None)
-    if classes and batch and (y.min() < 0 or y.max() >= classes):
-        raise ValueError(f"y must hold classes in [0, {classes}), got {y.min()} to {y.max()}")
+    if classes: require_classes(y, classes)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .evaluation import extract, judge_of, load_sized, scores
-from .pretrained import draw_guided, load_pretrained
+from .pretrained import draw_guided, load_pretrained, on_device
 from .samplers import ddim_sample, ddpm_sample
 from .training import provenance, write_text
 
@@ -54,9 +54,7 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     """Measure FID, IS, precision, recall, density, coverage and accuracy of the weights `weights`
     for all `scales`, `steps` and `WAYS` into the JSON file `out`, point by point; what is there
     is kept. `data`: the real ones (default: of the weights' name). Gives the record."""
-    found, data = load_pretrained(weights), data or weights
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found.model.to(device); found.classifier.to(device)
+    found, data = on_device(load_pretrained(weights)), data or weights
     size = found.model.config.image_size
     judge, train, held_out = judge_of(data, size), load_sized(data, size), load_sized(data, size, train=False)
     reference = extract(judge, train.pixels)

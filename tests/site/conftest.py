@@ -1,36 +1,20 @@
-"""A real browser on the built site: Debian's Chromium, driven by Playwright, and a static server."""
-import functools, http.server, os, shutil, threading
+"""The built site in a real browser."""
 from pathlib import Path
 
+import chromium
 import pytest
-from playwright.sync_api import sync_playwright
 
 SITE = Path(__file__).parents[2] / '_build' / 'html'
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def log_message(self, *_): pass
-
-
 @pytest.fixture(scope='session')
 def site():
-    "The address of a static server on _build/html, without a slash at its end."
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=SITE))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
-    server.server_close()
+    with chromium.served(SITE) as address: yield address
 
 
 @pytest.fixture(scope='session')
 def browser():
-    path = os.environ.get('CHROMIUM') or shutil.which('chromium')
-    assert path, 'the tests of the site need Chromium: apt-get install chromium, or set CHROMIUM to its path'
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
-        yield chromium
-        chromium.close()
+    with chromium.chromium() as running: yield running
 
 
 class Reader:

@@ -47,8 +47,8 @@ def test_search_finds_a_word(reader, folder):
 
 def test_a_link_shows_what_it_refers_to(reader):
     "By pointer and by keyboard; Escape takes it away; it stays while it is pointed at."
-    reader.show(1300, 'light')
     page = reader.open('nbs/05_ddim_score_identity.html')
+    reader.show(1300, 'light')
     preview = page.locator('#preview')
     link = page.locator('a.reference.internal[href="03_reverse_process.html#equation-eq-mean-from-eps"]').first
     link.hover()
@@ -80,8 +80,8 @@ TERMS = json.loads((SITE.parents[1] / 'book' / 'terms.json').read_text())
 
 @pytest.mark.parametrize('key', TERMS)
 def test_a_term_marks_its_line_and_a_line_its_term(reader, key):
-    reader.show(1300, 'light')
     page = reader.open(f'nbs/{"05_ddim_score_identity" if key in ("equation-eq-eps-hat", "alg-ddpm", "alg-ddim") else "04_taylor_guidance"}.html')
+    reader.show(1300, 'light')
     equation, marked = page.locator(f'[id="{key}"]'), page.locator('pre .code-line.marked')
     legend = page.locator(f'[id="{key}"] + .terms button, [id="{key}"] > .terms button')
     assert legend.count() == len(TERMS[key])
