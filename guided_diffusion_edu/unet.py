@@ -257,8 +257,6 @@ class UNet(nn.Module):
 # %% ../nbs/07_unet.ipynb #c30
 import re
 
-from torch.utils.flop_counter import FlopCounterMode
-
 PART = re.compile(r"encoder\.(first|down\.\d+|middle\.\d+)|up\.\d+|last|pool")
 
 
@@ -276,6 +274,7 @@ class Part:
 def survey(model, x_t, t, **inputs):
     """The parts of `model` (a `UNet` or a `Classifier`) in the order in which `x_t` (B, C, H,
     W) passes them: a list of `Part`. On the `meta` device it takes no memory."""
+    from torch.utils.flop_counter import FlopCounterMode  # here: it brings a compiler along
     passed = []
     hooks = [module.register_forward_hook(lambda m, _, out, name=name: passed.append((name, m, out)))
              for name, module in model.named_modules() if PART.fullmatch(name)]

@@ -321,6 +321,18 @@ def test_help_has_an_example(argv, capsys):
     assert stop.value.code == 0 and 'example' in capsys.readouterr().out
 
 
+def test_tradeoff_measures_neighbourhoods_of_the_first_real_ones_and_moments_of_all(tmp_path, monkeypatch):
+    from guided_diffusion_edu import tradeoff
+    seen, whole = [], tradeoff.extract(tradeoff.judge_of('digits'), gde.load_data('digits').pixels)
+    monkeypatch.setattr(tradeoff, 'MANIFOLD', 40)
+    monkeypatch.setattr(tradeoff, '_table', lambda reference, *rest: seen.append(reference) or {})
+    tradeoff.trade_off('digits', tmp_path / 'out.json', scales=(0.0,), steps=(2,), count=3)
+    for reference in seen:
+        assert torch.equal(reference.pool, whole.pool[:40])
+        assert torch.equal(reference.law.mean, whole.law.mean) and torch.equal(reference.law.covariance, whole.law.covariance)
+    assert len(seen) == 4  # the held-out real ones, and three ways
+
+
 def test_tradeoff_resumes_and_refuses_other_settings(tmp_path, capsys):
     out = tmp_path / 't.json'
     argv = ['tradeoff', '--steps', '2', '--count', '130', '--out', str(out), '--scales']
