@@ -55,7 +55,9 @@ def whole(pages, address, printed, numbers):
     for (_, page), (_, chapter) in zip(pages, printed):
         first[page] = len(book.pages)
         book.append(chapter, import_outline=False)
-    for sheet, number in zip(book.pages, numbers.pages): sheet.merge_page(number)
+    for sheet, number in zip(book.pages, numbers.pages):
+        sheet.merge_page(number)
+        sheet.compress_content_streams()  # merging unpacks them
     for (caption, page), (titles, chapter) in zip(pages, printed):
         if caption != part: part, above = caption, book.add_outline_item(title=caption, page_number=first[page], bold=True)
         item = book.add_outline_item(title=titles[0], page_number=first[page], parent=above)
