@@ -323,7 +323,7 @@ def test_help_has_an_example(argv, capsys):
 
 def test_tradeoff_measures_neighbourhoods_of_the_first_real_ones_and_moments_of_all(tmp_path, monkeypatch):
     from guided_diffusion_edu import tradeoff
-    seen, whole = [], tradeoff.extract(tradeoff.judge_of('digits'), gde.load_data('digits').pixels)
+    seen, whole = [], extract(judge_of('digits'), gde.load_data('digits').pixels)
     monkeypatch.setattr(tradeoff, 'MANIFOLD', 40)
     monkeypatch.setattr(tradeoff, '_table', lambda reference, *rest: seen.append(reference) or {})
     tradeoff.trade_off('digits', tmp_path / 'out.json', scales=(0.0,), steps=(2,), count=3)
