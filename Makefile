@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 8000
 
-.PHONY: book serve pdf archive test bench address types fuzz dist wheel-test clean
+.PHONY: book serve pdf archive test coverage mutate resume bench address types fuzz dist wheel-test clean
 
 book: $(INSTALLED)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -31,6 +31,17 @@ address: $(INSTALLED)  # carry the address in settings.ini to the files that can
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+coverage: $(INSTALLED)  # of the package, by the tests that import it; writes results/coverage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore tests/site --ignore tests/test_notebooks.py --ignore tests/test_mutations.py --cov --cov-report=json:runs/coverage.json
+	$(BIN)/python tests/covered.py runs/coverage.json
+
+mutate: $(INSTALLED)  # SAMPLE: mutants a module; writes results/mutation.json
+	$(BIN)/pip install --quiet --editable ".[mutate]"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py --sample $(or $(SAMPLE),100)
+
+resume: $(INSTALLED)  # an hour of training killed ten times, against one left alone; writes results/resume.json
+	$(BIN)/python tests/resume_run.py --steps 20000 --batch 64 --save-every 100
 
 fuzz: $(INSTALLED)  # SECONDS: altogether, about
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)

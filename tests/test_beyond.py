@@ -3,7 +3,8 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.leaderboard import METHODS, by_map, even
+from guided_diffusion_edu.leaderboard import METHODS, by_map, by_particles, by_samples, edm, edm_half, even, sampling_floor, tilted_law
+from guided_diffusion_edu.quadrature import total_variation
 
 DOUBLE = torch.float64
 SOLVERS = [gde.dpmpp_2m_sample, gde.dpmpp_2m_sde_sample, gde.heun_sample, gde.recurrent_sample, gde.sde_sample]
@@ -93,7 +94,25 @@ def test_a_half_known_digit():
     assert miss(x) < 0.4 * miss(image.roll(1, 0)) and x.abs().max() < 1.5
 
 
+LINE = gde.GaussianMixture([[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0])
+
+
+def test_every_entry_of_the_table_gives_a_law_and_gains_by_more_steps():
+    small = METHODS | {'2M-SDE': by_samples(gde.dpmpp_2m_sde_sample, edm, n=3000), 'particles': by_particles(n=3000)}
+    table = gde.score_table(small, LINE, LINEAR, 0, budgets=(6, 48))
+    assert table.keys() == METHODS.keys()
+    for name, (few, many) in table.items(): assert 0 < many < 0.6 * few < 0.6, name
+
+
+def test_entries_by_samples_are_near_those_without():
+    "The same sampler by 20,000 samples and by none; the particles, who draw from the true law, against the target."
+    drawn, exact = (law(LINE, LINEAR, 1, 1.0, 12) for law in (by_samples(gde.ddim_sample, even, n=20_000), METHODS['DDIM']))
+    assert total_variation(drawn, exact) < 1.5 * sampling_floor(exact, 20_000)
+    found = by_particles(n=4000)(LINE, LINEAR, 0, 2.0, 100)
+    assert found.sum().item() == pytest.approx(1) and total_variation(found, tilted_law(LINE, 0, 2.0, LINEAR.alpha_bars[0].item())) < 0.1
+    assert len(edm_half(LINEAR, 10)) == 6 and len(even(LINEAR, 10)) == len(edm(LINEAR, 10)) == 11
+
+
 def test_an_entry_is_a_line():
-    line = gde.GaussianMixture([[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0])
-    table = gde.score_table({'mine': by_map(gde.ddim_sample, even), 'theirs': METHODS['DDIM']}, line, LINEAR, 0, budgets=(8,))
+    table = gde.score_table({'mine': by_map(gde.ddim_sample, even), 'theirs': METHODS['DDIM']}, LINE, LINEAR, 0, budgets=(8,))
     assert table['mine'] == table['theirs'] and 0 < table['mine'][0] < 1

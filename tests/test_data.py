@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision import datasets
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu import data
 
 
 def write_idx(path, array):
@@ -152,7 +153,7 @@ def test_emoji_from_a_package(tmp_path):
     with pytest.raises(ValueError, match='nothing at'): gde.load_data(f'emoji:{tmp_path / "none"}')
 
 
-def test_emoji_from_a_font(tmp_path):
+def test_emoji_from_a_font(tmp_path, monkeypatch):
     "Of matplotlib's font, which has some in black and white; only whole emoji of one character count."
     import matplotlib, shutil
     shutil.copy(matplotlib.get_data_path() + '/fonts/ttf/DejaVuSans.ttf', tmp_path / 'font.ttf')
@@ -161,6 +162,11 @@ def test_emoji_from_a_font(tmp_path):
     found = gde.load_data(f'emoji:{tmp_path / "font.ttf"}', image_size=32)
     assert found.names == ('Faces', 'Symbols') and found.labels.tolist() == [0, 1, 1]
     assert all((picture == 255).any() and (picture < 50).any() for picture in found.pixels) and not torch.equal(found.pixels[1], found.pixels[2])
+    (tmp_path / 'emoji-test.txt').write_text('# group: Faces\n110000 ; fully-qualified # beyond the last character\n')
+    with pytest.raises(ValueError, match="emoji-test.txt must have characters' numbers, got '110000'"): gde.load_data(f'emoji:{tmp_path / "font.ttf"}', image_size=32)
+    (tmp_path / 'emoji-test.txt').unlink()
+    monkeypatch.setattr(data, 'EMOJI_GROUPS', tmp_path / 'not-installed.txt')
+    with pytest.raises(ValueError, match="Unicode's emoji-test.txt beside .*font.ttf"): gde.load_data(f'emoji:{tmp_path / "font.ttf"}', image_size=32)
 
 
 def test_cards_say_licence_and_counts(tmp_path):

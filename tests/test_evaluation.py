@@ -211,6 +211,22 @@ def test_inception_without_its_extra_says_what_to_install(monkeypatch):
     with pytest.raises(ValueError, match=r'guided_diffusion_edu\[inception\]'): evaluation.Inception('anywhere')
 
 
+def test_inception_is_fetched_once(tmp_path, monkeypatch):
+    asked = []
+    def fetch(url, place, hash_prefix): asked.append((url, hash_prefix)); open(place, 'w').write('weights')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    for _ in range(2): assert evaluation._fetched('https://there/inception.pth') == tmp_path / 'hub' / 'checkpoints' / 'inception.pth'
+    assert asked == [('https://there/inception.pth', evaluation.INCEPTION_SHA256)]
+    with pytest.raises(ValueError, match='it was not opened'): evaluation.Inception()  # what was fetched is looked at again
+
+
+def test_shipped_results_are_read():
+    from guided_diffusion_edu.tradeoff import WAYS, read_results
+    record = read_results('tradeoff-digits')
+    assert {row['way'] for row in record['rows']} == {*WAYS} and record['about']['weights'] == 'digits' and record['commands'][0]['command'].startswith('gde tradeoff')
+
+
 # batches in files
 
 def batch(path, count=150, size=8, channels=3, labels=True, seed=0):
@@ -251,6 +267,10 @@ def flipped(path):
     path.write_bytes(data)
 
 
+def member(path, data):
+    with zipfile.ZipFile(path, 'w') as archive: archive.writestr('arr_0.npy', data)
+
+
 BAD = {  # name -> (what is done to the file, what is said)
     'cut': (lambda p: p.write_bytes(batch(p).read_bytes()[:2000]), 'is not: File is not a zip file'),
     'text': (lambda p: p.write_text('no archive'), 'is not: File is not a zip file'),
@@ -259,6 +279,7 @@ BAD = {  # name -> (what is done to the file, what is said)
     'floats': (lambda p: numpy.savez(p, numpy.zeros((4, 8, 8, 3))), 'arr_0 must be uint8'),
     'flat': (lambda p: numpy.savez(p, numpy.zeros((4, 64), dtype=numpy.uint8)), 'arr_0 must be uint8 (N, H, W'),
     'columns first': (lambda p: numpy.savez(p, numpy.asfortranarray(numpy.zeros((4, 8, 8, 3), dtype=numpy.uint8))), 'columns first'),
+    'a newer header': (lambda p: member(p, b'\x93NUMPY\x03\x00' + bytes(40)), 'must be of .npy version 1 or 2, got (3, 0)'),
     'a flipped bit': (lambda p: flipped(batch(p)), 'Bad CRC-32'),
     'few': (lambda p: batch(p, count=112), 'B must hold at least 113 samples for features of size 112, got 112'),
     'another size': (lambda p: batch(p, size=9), 'A and B must be of pictures of one size, got (8, 8, 3) and (9, 9, 3)'),

@@ -34,6 +34,11 @@ def test_scale_zero_is_unguided_to_the_bit(world, linear, sampler):
     assert not torch.equal(draw(world, linear, sampler, y=1), draw(world, linear, sampler))
 
 
+def test_a_schedule_shows_its_ends(linear):
+    assert repr(linear) == 'Schedule(1000 steps, alpha_bar 0.9999 to 4.04e-05)' and len(linear) == 1000
+    assert repr(gde.respace(linear, [2])) == 'Schedule(2 steps, alpha_bar 0.9999 to 4.04e-05)'
+
+
 def test_ddpm_step_by_hand(world, linear):
     "One walk of Algorithm 1, written out: gradient at x_t and t, small variance, noise drawn after x_T and at every step."
     s, y = gde.respace(linear, 4), torch.zeros(3, dtype=torch.long)

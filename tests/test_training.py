@@ -1,5 +1,5 @@
 """The training loop: what it averages, that it can be taken up again, and that networks hear all that they are told."""
-import json, math, os, subprocess, sys
+import io, json, math, os, socket, subprocess, sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -240,6 +240,36 @@ def test_watching(tmp_path, monkeypatch):
     assert [step for name, step in written if name == 'loss/all'] == [0, 1, 2, 3, 4]
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     with pytest.raises(ValueError, match='tensorboard must be installed'): training.watch_tensorboard(tmp_path)
+
+
+class Terminal(io.StringIO):
+    def isatty(self): return True
+
+
+def test_a_terminal_is_shown_the_loss_and_the_speed(tmp_path, monkeypatch):
+    def said(screen):
+        monkeypatch.setattr(sys, 'stderr', screen)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        _, losses = fit(processes.Tiny(), processes.plain, processes.DIGITS, processes.SCHEDULE, gde.Recipe(steps=3, batch=8), folder / 'checkpoint', {})
+        return screen.getvalue(), losses
+    shown, losses = said(Terminal())
+    assert '3/3' in shown and f'loss {losses[-1]:.3f}' in shown and 'images/s' in shown
+    assert said(io.StringIO())[0] == ''  # a file or a pipe is not
+
+
+def test_under_torchrun_a_process_group_lasts_as_long_as_the_run(monkeypatch, tmp_path):
+    "One process, told by torchrun that it is the only one; without torchrun there is none."
+    from torch import distributed
+    with training.processes(): assert not distributed.is_initialized()
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=port).items(): monkeypatch.setenv(name, str(value))
+    with pytest.raises(KeyError), training.processes():
+        assert distributed.get_world_size() == 1
+        with training.processes(): pass  # the inner one leaves it alone
+        assert distributed.is_initialized()
+        raise KeyError
+    assert not distributed.is_initialized()
 
 
 def test_tensorboard_reads_the_losses(tmp_path):

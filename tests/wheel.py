@@ -60,6 +60,13 @@ def check_contents(wheel):
     assert tops == wanted, tops ^ wanted
 
 
+def interpreter(version):
+    "The Python of this version: one on the path that starts (a shim of pyenv's may not), else one of pyenv's own."
+    pyenv = sorted(Path.home().glob(f'.pyenv/versions/{version}.*/bin/python'))
+    for python in filter(None, [shutil.which(f'python{version}'), *reversed(pyenv)]):
+        if subprocess.run([python, '-c', ''], capture_output=True).returncode == 0: return python
+
+
 def check(python, wheel, torch, environment=None):
     with tempfile.TemporaryDirectory() as folder:
         place = Path(environment or f'{folder}/environment')
@@ -75,9 +82,9 @@ def check(python, wheel, torch, environment=None):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--torch', default='torch torchvision')
-    p.add_argument('--all', action='store_true', help='every Python from 3.11 to 3.13 on the path')
+    p.add_argument('--all', action='store_true', help='every Python from 3.11 to 3.13 on the path or of pyenv')
     p.add_argument('--environment')
     args = p.parse_args()
     check_contents(wheel := built())
-    found = [shutil.which(f'python3.{n}') for n in (11, 12, 13)] if args.all else [sys.executable]
-    for python in filter(None, found): check(python, wheel, args.torch, args.environment)
+    found = filter(None, (interpreter(f'3.{n}') for n in (11, 12, 13))) if args.all else [sys.executable]
+    for python in found: check(python, wheel, args.torch, args.environment)

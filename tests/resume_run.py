@@ -1,0 +1,75 @@
+"""A training that is killed ten times ends in the very weights of one that was left alone: `gde train` as a user runs it, killed by SIGKILL.
+
+`python tests/resume_run.py` takes about two minutes on a quiet core; `--steps 20000 --save-every 100` (`make resume`) an hour or more for each of the two.
+The moments are drawn at random over the time that the undisturbed run took, starting up and writing included. Writes results/resume.json."""
+import argparse, json, random, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import torch
+
+from guided_diffusion_edu.training import provenance, read_tensors
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(out, args):
+    return [sys.executable, '-c', 'import sys; from guided_diffusion_edu.cli import main; sys.exit(main())', 'train', 'diffusion', '--data', 'digits', '--out', str(out),
+            '--steps', str(args.steps), '--batch', str(args.batch), '--save-every', str(args.save_every), '--timesteps', 'importance', '--no-samples']
+
+
+def finish(out, args):
+    began = time.monotonic()
+    subprocess.run(command(out, args), check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    return time.monotonic() - began
+
+
+def steps_kept(out):
+    "How many steps the last whole checkpoint holds."
+    checkpoint = out / 'diffusion.checkpoint'
+    return len(read_tensors(checkpoint)[0]['history']) if checkpoint.exists() else 0
+
+
+def killed(out, args, seconds, draw):
+    "Kill the run `args.kills` times. Gives for each kill the seconds it had, and the steps that were kept."
+    kills = []
+    while len(kills) < args.kills:
+        process = subprocess.Popen(command(out, args), stdout=subprocess.DEVNULL, cwd=ROOT)
+        wait = draw.uniform(0, 2 * seconds / (args.kills + 1))
+        try: process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills.append([round(wait, 1), steps_kept(out)])
+            print(f'kill {len(kills)} after {kills[-1][0]} s; {kills[-1][1]} of {args.steps} steps are kept', flush=True)
+        else: sys.exit(f'the run came to its end, with {process.returncode}, before it was killed {args.kills} times: ask for more steps')
+    return kills
+
+
+def same(a, b):
+    "Bit for bit: nan in the history too."
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k].contiguous().view(-1).view(torch.uint8), b[k].contiguous().view(-1).view(torch.uint8)) for k in a)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--steps', type=int, default=300)
+    p.add_argument('--batch', type=int, default=16)
+    p.add_argument('--save-every', type=int, default=5)
+    p.add_argument('--kills', type=int, default=10)
+    p.add_argument('--seed', type=int, default=0, help='of the moments')
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        straight, broken = Path(folder) / 'straight', Path(folder) / 'broken'
+        seconds = finish(straight, args)
+        print(f'left alone: {seconds:.0f} s', flush=True)
+        kills = killed(broken, args, seconds, random.Random(args.seed))
+        finish(broken, args)
+        for name in ('diffusion.safetensors', 'diffusion.checkpoint'):
+            if not same(*(read_tensors(out / name)[0] for out in (straight, broken))): sys.exit(f'{name} differs')
+    record = dict(command=f'python tests/resume_run.py --steps {args.steps} --batch {args.batch} --save-every {args.save_every} --kills {args.kills} --seed {args.seed}',
+                  seconds_left_alone=round(seconds), kills=[dict(after_seconds=after, steps_kept=steps) for after, steps in kills], same_weights=True, **provenance())
+    (ROOT / 'results' / 'resume.json').write_text(json.dumps(record, indent=1) + '\n')
+    print(f'killed {len(kills)} times: the same weights, optimiser and history, bit for bit')
+
+
+if __name__ == '__main__': main()
