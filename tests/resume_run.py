@@ -1,11 +1,12 @@
 """A training that is killed ten times ends in the very weights of one that was left alone: `gde train` as a user runs it, killed by SIGKILL.
 
 `python tests/resume_run.py` takes about two minutes on a quiet core; `--steps 20000 --save-every 100` (`make resume`) an hour or more for each of the two.
-The moments are drawn at random over the time that the undisturbed run took, starting up and writing included. Writes results/resume.json."""
+The moments are drawn at random: a number of steps that must have been kept, and then up to the time from one checkpoint to the next. Writes results/resume.json."""
 import argparse, json, random, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from guided_diffusion_edu.training import provenance, read_tensors
 
@@ -26,23 +27,23 @@ def finish(out, args):
 def steps_kept(out):
     "How many steps the last whole checkpoint holds."
     checkpoint = out / 'diffusion.checkpoint'
-    return len(read_tensors(checkpoint)[0]['history']) if checkpoint.exists() else 0
+    if not checkpoint.exists(): return 0
+    with safe_open(checkpoint, 'pt') as file: return file.get_slice('history').get_shape()[0]
 
 
 def killed(out, args, seconds, draw):
-    "Kill the run `args.kills` times. Gives for each kill the seconds it had, and the steps that were kept."
-    kills = []
-    while len(kills) < args.kills:
+    "Kill the run `args.kills` times. Gives the steps that were kept each time."
+    kept, between = [], seconds * args.save_every / args.steps
+    for least in sorted(draw.sample(range(args.steps - 3 * args.save_every), args.kills)):
         process = subprocess.Popen(command(out, args), stdout=subprocess.DEVNULL, cwd=ROOT)
-        wait = draw.uniform(0, 2 * seconds / (args.kills + 1))
-        try: process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills.append([round(wait, 1), steps_kept(out)])
-            print(f'kill {len(kills)} after {kills[-1][0]} s; {kills[-1][1]} of {args.steps} steps are kept', flush=True)
-        else: sys.exit(f'the run came to its end, with {process.returncode}, before it was killed {args.kills} times: ask for more steps')
-    return kills
+        while process.poll() is None and steps_kept(out) < least: time.sleep(0.02)
+        time.sleep(draw.uniform(0, between))
+        if process.poll() is not None: sys.exit(f'the run came to its end, with {process.returncode}, before it was killed {args.kills} times: ask for more steps')
+        process.kill()
+        process.wait()
+        kept.append(steps_kept(out))
+        print(f'killed; {kept[-1]} of {args.steps} steps are kept', flush=True)
+    return kept
 
 
 def same(a, b):
@@ -62,14 +63,14 @@ def main():
         straight, broken = Path(folder) / 'straight', Path(folder) / 'broken'
         seconds = finish(straight, args)
         print(f'left alone: {seconds:.0f} s', flush=True)
-        kills = killed(broken, args, seconds, random.Random(args.seed))
+        kept = killed(broken, args, seconds, random.Random(args.seed))
         finish(broken, args)
         for name in ('diffusion.safetensors', 'diffusion.checkpoint'):
             if not same(*(read_tensors(out / name)[0] for out in (straight, broken))): sys.exit(f'{name} differs')
     record = dict(command=f'python tests/resume_run.py --steps {args.steps} --batch {args.batch} --save-every {args.save_every} --kills {args.kills} --seed {args.seed}',
-                  seconds_left_alone=round(seconds), kills=[dict(after_seconds=after, steps_kept=steps) for after, steps in kills], same_weights=True, **provenance())
+                  seconds_left_alone=round(seconds), steps_kept_at_each_kill=kept, same_weights=True, **provenance())
     (ROOT / 'results' / 'resume.json').write_text(json.dumps(record, indent=1) + '\n')
-    print(f'killed {len(kills)} times: the same weights, optimiser and history, bit for bit')
+    print(f'killed {len(kept)} times: the same weights, optimiser and history, bit for bit')
 
 
 if __name__ == '__main__': main()
