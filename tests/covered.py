@@ -2,8 +2,10 @@
 
 Counted is what runs in the tests' own processes: a notebook or a command in a process of its own does not add to it. Ends with 1 below 95 % of lines or
 90 % of branches."""
-import datetime, importlib.metadata, json, platform, subprocess, sys
+import importlib.metadata, json, platform, sys
 from pathlib import Path
+
+from guided_diffusion_edu.training import provenance
 
 ROOT = Path(__file__).parents[1]
 WANTED = dict(lines=95, branches=90)
@@ -23,9 +25,8 @@ def percent(modules):
 def main(report):
     modules = counted(json.loads(Path(report).read_text()))
     total = percent(modules)
-    commit = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    versions = {name: importlib.metadata.version(name) for name in ('coverage', 'pytest', 'torch')}
-    about = dict(command='make coverage', python=platform.python_version(), **versions, commit=commit, date=datetime.date.today().isoformat())
+    versions = {name: importlib.metadata.version(name) for name in ('coverage', 'pytest')}
+    about = dict(command='make coverage', python=platform.python_version(), **versions, **provenance())
     (ROOT / 'results' / 'coverage.json').write_text(json.dumps(dict(about=about, percent=total, modules=modules), indent=1) + '\n')
     print(f'{total["lines"]} % of lines, {total["branches"]} % of branches')
     if any(total[kind] < WANTED[kind] for kind in WANTED): sys.exit(f'wanted: {WANTED["lines"]} % of lines and {WANTED["branches"]} % of branches')
