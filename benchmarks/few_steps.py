@@ -1,0 +1,73 @@
+"""Fewer evaluations for the same pictures: FID and accuracy of guided samples by sampler and number of evaluations, and with guidance on a part of the way only.
+
+    python benchmarks/few_steps.py digits          writes results/few-steps-digits.json, point by point; what is there is kept
+
+Half an hour of a core on the digits, an hour and a half on Fashion-MNIST. Scale, class order, seed and judge are the same at every point."""
+import argparse, json, time
+from pathlib import Path
+
+import torch
+
+import guided_diffusion_edu as gde
+from guided_diffusion_edu.evaluation import extract, judge_of, load_sized, scores
+from guided_diffusion_edu.fast import guidance_between
+from guided_diffusion_edu.pretrained import draw_guided, load_pretrained, on_device
+from guided_diffusion_edu.training import provenance, write_text
+
+SCALE, COUNT = 2.0, 1000
+even, edm = gde.respace, gde.edm_steps
+METHODS = {  # sampler, levels, evaluations of the UNet in n steps
+    'DDPM at x_t': (gde.ddpm_sample, even, lambda n: n),
+    'DDPM at mean': (lambda *args, **kw: gde.ddpm_sample(*args, gradient_at='mean', **kw), even, lambda n: n),
+    'DDIM': (gde.ddim_sample, even, lambda n: n),
+    'DDIM, EDM levels': (gde.ddim_sample, edm, lambda n: n),
+    '2M': (gde.dpmpp_2m_sample, edm, lambda n: n),
+    '2M-SDE': (gde.dpmpp_2m_sde_sample, edm, lambda n: n),
+    'Heun': (gde.heun_sample, edm, lambda n: 2 * n - 1),
+}
+WINDOWS = [(0, 999), (0, 799), (0, 599), (0, 399), (100, 999), (200, 999), (100, 799)]  # first and last t that is guided; DDIM, 25 steps
+POINTS = {
+    'digits': [(name, n, (0, 999)) for n in (5, 10, 25) for name in METHODS if name != 'Heun'] + [('Heun', n, (0, 999)) for n in (3, 5, 13)]
+              + [('DDPM at x_t', 250, (0, 999)), ('DDPM at mean', 250, (0, 999))],
+    'fashion-mnist': [(name, 10, (0, 999)) for name in METHODS if name != 'Heun'] + [('Heun', 5, (0, 999))]
+                     + [('DDPM at x_t', 25, (0, 999)), ('DDIM', 25, (0, 999)), ('2M', 25, (0, 999)), ('DDPM at x_t', 250, (0, 999))],
+}
+
+
+def drawn(found, method, steps, window, y):
+    "Pixels for the classes `y`, and the share of steps that were guided."
+    sampler, levels, _ = METHODS[method]
+    schedule = levels(found.schedule, steps)
+    def walk(model, _, shape, guidance=None, **kw):
+        return sampler(model, schedule, shape, guidance=guidance_between(guidance, *window), **kw)
+    t = schedule.timesteps
+    return draw_guided(found, y, steps, SCALE, walk), ((window[0] <= t) & (t <= window[1])).double().mean().item()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('data', choices=POINTS)
+    parser.add_argument('--out')
+    args = parser.parse_args()
+    found = on_device(load_pretrained(args.data))
+    size = found.model.config.image_size
+    judge, y = judge_of(args.data, size), torch.arange(COUNT) % len(found.labels)
+    reference = extract(judge, load_sized(args.data, size).pixels)._replace(pool=None)  # FID alone: no neighbourhoods
+    out = Path(args.out or Path(__file__).parents[1] / 'results' / f'few-steps-{args.data}.json')
+    record = json.loads(out.read_text()) if out.exists() else dict(about=dict(weights=args.data, scale=SCALE, count=COUNT, features=f'judge of {args.data}'), runs=[], rows=[])
+    record['runs'].append(provenance())
+    known = [(row['method'], row['steps'], tuple(row['window'])) for row in record['rows']]
+    for point in POINTS[args.data] + [('DDIM', 25, window) for window in WINDOWS]:
+        if point in known: continue
+        known.append(point)
+        method, steps, window = point
+        began = time.time()
+        pixels, share = drawn(found, method, steps, window, y)
+        table = scores(reference, extract(judge, pixels), y)
+        record['rows'].append(dict(method=method, steps=steps, evaluations=METHODS[method][2](steps), window=window, guided=share, seconds=round(time.time() - began, 1),
+                                   scores={name: table[name] for name in ('FID', 'FID infinity', 'IS', 'accuracy')}))
+        write_text(out, json.dumps(record, indent=1) + '\n')
+        print(f'{method:18} {steps:4} steps, guided {share:4.0%}: FID {table["FID"][0]:.3f} [{table["FID"][1]:.3f}, {table["FID"][2]:.3f}], accuracy {table["accuracy"][0]:.3f}', flush=True)
+
+
+if __name__ == '__main__': main()
