@@ -173,8 +173,9 @@ class AttentionBlock(nn.Module):
 def attend(qkv, heads):
     """Attention over tokens: `qkv` (B, 3C, N), queries first, then keys, then values, heads
     side by side in each: (B, C, N). Eq. `eq-attention`; Vaswani et al. 2017, Eq. 1."""
+    tokens = qkv.mT.contiguous()  # (B, N, 3C): fused kernels want a token's numbers side by side
     # q, k, v: each (B, heads, N, C/heads)
-    q, k, v = (part.unflatten(1, (heads, -1)).mT for part in qkv.chunk(3, dim=1))
+    q, k, v = tokens.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)
 
 # %% ../nbs/06_adagn.ipynb #c42

@@ -247,6 +247,16 @@ def test_recomputing_changes_no_number():
     assert copy(torch.ones(1, 3, 16, 16), torch.tensor([5])).abs().max() == 0 < model(torch.ones(1, 3, 16, 16), torch.tensor([5])).abs().max()
 
 
+def test_attention_is_fused():
+    "A kernel that never holds the scores as a whole takes what `attend` hands it, on the way back as well."
+    qkv = torch.randn(2, 3 * 8, 16, requires_grad=True)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION): fused = attend(qkv, 2)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): plain = attend(qkv, 2)
+    assert torch.allclose(fused, plain, atol=1e-6)
+    weights = torch.randn_like(fused)
+    assert torch.allclose(*(torch.autograd.grad((out * weights).sum(), qkv)[0] for out in (fused, plain)), atol=1e-5)
+
+
 SHIPPED_MODEL = [13.451, 12.5013, 6.5874, 6.8712]
 SHIPPED_CLASSIFIER = [5.9269, 5.7847, 2.0481, 0.2065]  # by the networks as they were when the weights were made
 
