@@ -22,7 +22,8 @@ archive: book  # the whole site in one file, to be unpacked and read from a fold
 test: $(INSTALLED)  # one thread a process: pools of threads that share cores slow each other down
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  # half an hour; writes results/bench-<device>.json and results/bench-evaluation.json
+	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/bench_evaluation.py
 

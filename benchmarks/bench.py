@@ -1,103 +1,344 @@
-"""Side by side with the released ADM code (PyPI's guided-diffusion-sdk), in one process, on the same weights and inputs.
+"""Side by side with four peers, in one process, in turns: the released ADM code (PyPI's guided-diffusion-sdk), diffusers, denoising-diffusion-pytorch, smalldiffusion.
 
-Results are checked to be equal first; then both are timed in turns, and medians and their ratio are reported.
     make bench          writes results/bench-<device>.json
-"""
-import json, statistics, time, warnings
+
+The released code and diffusers run the very network, with the same weights; that the results are equal is checked before anything is timed. The other two
+have networks of their own and are given one of as many parameters; what it computes is counted. Each ratio is of two runs next to each other; medians and extremes
+over the rounds are kept."""
+import argparse, contextlib, copy, importlib.metadata, json, os, resource, statistics, subprocess, sys, time, warnings
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.fast import matmul_rate
+from guided_diffusion_edu.training import provenance, write_text
 
 warnings.filterwarnings('ignore', category=FutureWarning)
-from guided_diffusion.gaussian_diffusion import GaussianDiffusion, LossType, ModelMeanType, ModelVarType, get_named_beta_schedule
-from guided_diffusion.respace import SpacedDiffusion, space_timesteps
-from guided_diffusion.unet import UNetModel
-
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-SIZE, BATCH, STEPS, ROUNDS = 32, 8, 5, 7
+STEPS, SCALE, ROUNDS = 4, 1.0, 5
+SHARE = 1 if DEVICE.type == 'cuda' else 3  # a third of the width on a processor
+SMALL = dict(image_size=32, channels=64, channel_mult=(1, 2, 2), res_blocks=2, attention_resolutions=(16, 8), head_channels=64)
+ADM = dict(image_size=64, channels=192 // SHARE, channel_mult=(1, 2, 3, 4), res_blocks=3, attention_resolutions=(32, 16, 8), head_channels=64)
+CLASSIFIERS = {32: dict(SMALL, channels=32, head_channels=32, res_blocks=1), 64: dict(image_size=64, channels=max(128 // SHARE // 32, 1) * 32, channel_mult=(1, 2, 3, 4), res_blocks=2, attention_resolutions=(32, 16, 8), head_channels=32)}
+SETUPS = {'32 x 32, 8 M parameters': (SMALL, 8), f'ADM-64{"" if SHARE == 1 else ", a third of the width"}': (ADM, 32 if DEVICE.type == 'cuda' else 2)}
+PACKAGES = {'released': 'guided-diffusion-sdk', 'diffusers': 'diffusers', 'denoising-diffusion-pytorch': 'denoising-diffusion-pytorch', 'smalldiffusion': 'smalldiffusion'}
 
 
-def in_released_order(state):
-    "Our tensors in the order of the released layout: the same modules, but an AdaGN's projection before its norm."
-    for name, value in state.items():
-        if '.adagn.norm.' in name: continue
-        yield value
-        if name.endswith('.adagn.project.bias'):
-            for part in ('weight', 'bias'): yield state[name.replace('project.bias', f'norm.{part}')]
+class Problem:
+    "What all are asked to do: noise, target, classes, and weights of the released networks."
+
+    def __init__(self, fields, batch):
+        from guided_diffusion.unet import EncoderUNetModel, UNetModel
+        torch.manual_seed(0)
+        self.fields, self.size, self.batch = fields, fields['image_size'], batch
+        self.guide = CLASSIFIERS[self.size]
+        self.unet = UNetModel(self.size, 3, fields['channels'], 6, fields['res_blocks'], **self.released(fields))
+        self.classifier = EncoderUNetModel(self.size, 3, self.guide['channels'], 10, self.guide['res_blocks'], **self.released(self.guide), pool='attention')
+        for p in [*self.unet.parameters(), *self.classifier.parameters()]:
+            if p.abs().max() == 0: torch.nn.init.normal_(p, std=0.02)  # zeroed layers would hide all that is behind them
+        self.unet.to(DEVICE), self.classifier.to(DEVICE).requires_grad_(False)
+        self.x, self.target = (torch.randn(batch, 3, self.size, self.size, device=DEVICE) for _ in range(2))
+        self.t = torch.full((batch,), 500, device=DEVICE)
+        self.y = torch.arange(batch, device=DEVICE) % 10
+
+    def released(self, fields):
+        factors = tuple(self.size // size for size in fields['attention_resolutions'])
+        return dict(attention_resolutions=factors, channel_mult=fields['channel_mult'], num_head_channels=fields['head_channels'],
+                    use_scale_shift_norm=True, resblock_updown=True, use_new_attention_order=True)
+
+    def gradient(self, classifier, x, t):
+        "As the released script has it: of the log-probability, in x."
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return SCALE * torch.autograd.grad(classifier(x, t).log_softmax(-1)[torch.arange(len(x)), self.y].sum(), x)[0]
 
 
-def build():
-    "Our UNet and the released one, at about 8 M parameters, with the same weights."
-    torch.manual_seed(0)
-    ours = gde.UNet(gde.UNetConfig(image_size=SIZE, channels=64, channel_mult=(1, 2, 2), res_blocks=2, attention_resolutions=(16, 8)))
-    for p in ours.parameters():
-        if p.abs().max() == 0: torch.nn.init.normal_(p, std=0.02)  # the zeroed layers would hide everything behind them
-    theirs = UNetModel(SIZE, 3, 64, 6, 2, attention_resolutions=(2, 4), channel_mult=(1, 2, 2), num_head_channels=64,
-                       use_scale_shift_norm=True, resblock_updown=True, use_new_attention_order=True)
-    names, tensors = list(theirs.state_dict()), list(in_released_order(ours.state_dict()))
-    assert len(names) == len(tensors)
-    theirs.load_state_dict(dict(zip(names, tensors)))
-    return ours.to(DEVICE), theirs.to(DEVICE)
+def training(problem, model, predict=None):
+    "Forward, squared error of eps, backward, a step of AdamW that moves nothing."
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
+    def run():
+        optimizer.zero_grad()
+        loss = F.mse_loss((predict or model)(problem.x, problem.t)[:, :3].float(), problem.target)
+        loss.backward(); optimizer.step()
+        return loss.detach()
+    return run
 
 
-def released_process():
-    return SpacedDiffusion(space_timesteps(1000, f'{STEPS}'), betas=get_named_beta_schedule('linear', 1000), model_mean_type=ModelMeanType.EPSILON,
-                           model_var_type=ModelVarType.LEARNED_RANGE, loss_type=LossType.MSE)
+def ours(problem, prepare=lambda model: model):
+    unet = gde.load_released(gde.UNet(gde.UNetConfig(**problem.fields)), problem.unet.state_dict(), heads_first=False).to(DEVICE)
+    classifier = gde.load_released(gde.Classifier(gde.ClassifierConfig(**problem.guide, classes=10)), problem.classifier.state_dict(), heads_first=False)
+    classifier = prepare(classifier.to(DEVICE).requires_grad_(False))
+    guidance, shape = gde.classifier_guidance(classifier, problem.y, SCALE), problem.x.shape
+    sampling = prepare(copy.deepcopy(unet).eval().requires_grad_(False))
+    def sample(sampler, steps): return lambda: sampler(sampling, gde.respace(gde.linear_schedule(), steps), shape, guidance=guidance, x_T=problem.x)
+    return unet, {'training step': training(problem, prepare(unet)), 'guided DDPM step': sample(gde.ddpm_sample, STEPS),
+                  'guided DDIM step': sample(gde.ddim_sample, STEPS), 'guided DDIM-25': sample(gde.ddim_sample, 25)}
 
 
-def cases(ours, theirs):
-    "name -> (our run, their run, whether to compare results)."
-    x, t = torch.randn(BATCH, 3, SIZE, SIZE, device=DEVICE), torch.full((BATCH,), 500, device=DEVICE)
-    schedule, process = gde.respace(gde.linear_schedule(), STEPS), released_process()
-    toward = lambda x, t, **_: -0.1 * x  # a guidance that costs nothing: what is timed is the sampler and the UNet
+def ours_fast(problem): return ours(problem, lambda model: gde.fast(model, torch.bfloat16 if DEVICE.type == 'cuda' else torch.float32))
 
-    def step(model):
+
+def released(problem):
+    from guided_diffusion.gaussian_diffusion import LossType, ModelMeanType, ModelVarType, get_named_beta_schedule
+    from guided_diffusion.respace import SpacedDiffusion, space_timesteps
+    def sample(name, steps):
+        process = SpacedDiffusion(space_timesteps(1000, f'{steps}'), betas=get_named_beta_schedule('linear', 1000), model_mean_type=ModelMeanType.EPSILON,
+                                  model_var_type=ModelVarType.LEARNED_RANGE, loss_type=LossType.MSE)
+        return lambda: getattr(process, name)(problem.unet, problem.x.shape, noise=problem.x, cond_fn=lambda x, t: problem.gradient(problem.classifier, x, t), model_kwargs={})
+    return problem.unet, {'training step': training(problem, problem.unet), 'guided DDPM step': sample('p_sample_loop', STEPS),
+                          'guided DDIM step': sample('ddim_sample_loop', STEPS), 'guided DDIM-25': sample('ddim_sample_loop', 25)}
+
+
+# diffusers: the same network by other names
+
+RES = {'in_layers.0': 'norm1', 'in_layers.2': 'conv1', 'emb_layers.1': 'time_emb_proj', 'out_layers.0': 'norm2', 'out_layers.3': 'conv2', 'skip_connection': 'conv_shortcut'}
+
+
+def diffusers_blocks(fields):
+    "(block of the released network, where diffusers has it), in order."
+    depth, levels = fields['res_blocks'], len(fields['channel_mult'])
+    attends = [fields['image_size'] >> level in fields['attention_resolutions'] for level in range(levels)]
+    block = 0
+    for level in range(levels):
+        for j in range(depth):
+            block += 1
+            yield f'input_blocks.{block}.0', f'down_blocks.{level}.resnets.{j}'
+            if attends[level]: yield f'input_blocks.{block}.1', f'down_blocks.{level}.attentions.{j}'
+        if level < levels - 1:
+            block += 1
+            yield f'input_blocks.{block}.0', f'down_blocks.{level}.downsamplers.0'
+    yield from [('middle_block.0', 'mid_block.resnets.0'), ('middle_block.1', 'mid_block.attentions.0'), ('middle_block.2', 'mid_block.resnets.1')]
+    block = 0
+    for up, level in enumerate(reversed(range(levels))):
+        for j in range(depth + 1):
+            yield f'output_blocks.{block}.0', f'up_blocks.{up}.resnets.{j}'
+            if attends[level]: yield f'output_blocks.{block}.1', f'up_blocks.{up}.attentions.{j}'
+            if j == depth and level > 0: yield f'output_blocks.{block}.{2 if attends[level] else 1}', f'up_blocks.{up}.upsamplers.0'
+            block += 1
+
+
+def diffusers_state(fields, state):
+    "The released network's `state` by diffusers' names."
+    found = {}
+    def move(old, new):
+        for kind in ('weight', 'bias'):
+            if f'{old}.{kind}' in state: found[f'{new}.{kind}'] = state[f'{old}.{kind}']
+    for old, new in {'time_embed.0': 'time_embedding.linear_1', 'time_embed.2': 'time_embedding.linear_2', 'input_blocks.0.0': 'conv_in', 'out.0': 'conv_norm_out', 'out.2': 'conv_out'}.items():
+        move(old, new)
+    for old, new in diffusers_blocks(fields):
+        if '.attentions.' not in new:
+            for part, name in RES.items(): move(f'{old}.{part}', f'{new}.{name}')
+            continue
+        move(f'{old}.norm', f'{new}.group_norm')
+        for kind in ('weight', 'bias'):
+            for name, value in zip('qkv', state[f'{old}.qkv.{kind}'].chunk(3)): found[f'{new}.to_{name}.{kind}'] = value.flatten(1) if kind == 'weight' else value
+            value = state[f'{old}.proj_out.{kind}']
+            found[f'{new}.to_out.0.{kind}'] = value.flatten(1) if kind == 'weight' else value
+    return found
+
+
+def diffusers(problem):
+    "Has no guidance by a classifier for this network: eps_hat is made beside it, its scheduler makes the step."
+    from diffusers import DDIMScheduler, UNet2DModel
+    fields = problem.fields
+    attends = [problem.size >> level in fields['attention_resolutions'] for level in range(len(fields['channel_mult']))]
+    model = UNet2DModel(sample_size=problem.size, in_channels=3, out_channels=6, block_out_channels=[fields['channels'] * m for m in fields['channel_mult']],
+                        down_block_types=['AttnDownBlock2D' if a else 'ResnetDownsampleBlock2D' for a in attends],
+                        up_block_types=['AttnUpBlock2D' if a else 'ResnetUpsampleBlock2D' for a in attends[::-1]], layers_per_block=fields['res_blocks'],
+                        attention_head_dim=fields['head_channels'], resnet_time_scale_shift='scale_shift', downsample_type='resnet', upsample_type='resnet',
+                        freq_shift=0, flip_sin_to_cos=True, norm_eps=1e-5, attn_norm_num_groups=32).to(DEVICE)
+    model.load_state_dict(diffusers_state(fields, problem.unet.state_dict()))
+    def predict(x, t): return model(x, t).sample
+
+    def sample(steps):
+        scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02)
+        scheduler.set_timesteps(steps)
+        width = (1 - scheduler.alphas_cumprod).sqrt().tolist()
+        @torch.no_grad()
         def run():
-            model.zero_grad()
-            model(x, t).square().mean().backward()
-            return next(model.parameters()).grad
+            x = problem.x
+            for t in scheduler.timesteps.tolist():
+                times = torch.full((len(x),), t, device=DEVICE)
+                eps = predict(x, times)[:, :3] - width[t] * problem.gradient(problem.classifier, x, times)
+                x = scheduler.step(eps, t, x).prev_sample
+            return x
         return run
+    return model, {'training step': training(problem, model, predict), 'guided DDIM step': sample(STEPS), 'guided DDIM-25': sample(25)}
 
-    def forward(model): return torch.no_grad()(lambda: model(x, t))
 
-    ddpm = lambda: gde.ddpm_sample(ours, schedule, x.shape, guidance=toward, x_T=x)
-    ddim = lambda: gde.ddim_sample(ours, schedule, x.shape, guidance=toward, x_T=x)
-    return {'forward': (forward(ours), forward(theirs)), 'training step': (step(ours), step(theirs)),
-            f'guided DDPM-{STEPS}': (ddpm, lambda: process.p_sample_loop(theirs, x.shape, noise=x, cond_fn=toward, model_kwargs={})),
-            f'guided DDIM-{STEPS}': (ddim, lambda: process.ddim_sample_loop(theirs, x.shape, noise=x, cond_fn=toward, model_kwargs={}))}
+# networks of their own, of as many parameters
+
+def nearest_width(build, wanted, widths):
+    "The network that `build(width)` makes with the number of parameters nearest to `wanted`."
+    def count(width): return sum(p.numel() for p in build(width).parameters())
+    with torch.device('meta'): best = min(widths, key=lambda width: abs(count(width) - wanted))
+    return build(best).to(DEVICE)
+
+
+def parameters(model): return sum(p.numel() for p in model.parameters())
+
+
+def lucidrains(problem):
+    "denoising-diffusion-pytorch: DDPM guided at the mean; its DDIM takes a guide and does not ask it, so it has no row here."
+    from denoising_diffusion_pytorch.guided_diffusion import GaussianDiffusion, Unet
+    model = nearest_width(lambda width: Unet(width, dim_mults=problem.fields['channel_mult']), parameters(problem.unet), range(16, 129, 8))
+    process = GaussianDiffusion(model, image_size=problem.size, timesteps=1000, beta_schedule='linear').to(DEVICE)
+    def guide(x, t): return problem.gradient(problem.classifier, x, t)
+    @torch.no_grad()
+    def sample():
+        x = problem.x
+        for t in range(STEPS - 1, -1, -1):
+            with contextlib.redirect_stdout(None): x, _ = process.p_sample(x, t, None, guide, {})  # it prints each step's gradient
+        return x
+    return model, {'training step': training(problem, model), 'guided DDPM step': sample}
+
+
+def smalldiffusion(problem):
+    "Guides by classes that the network was told, not by a classifier: the gradient is put into what its sampler asks."
+    from smalldiffusion import ScheduleDDPM, samples
+    from smalldiffusion.model_unet import Unet
+    fields, schedule = problem.fields, ScheduleDDPM(1000)
+    def build(width): return Unet(problem.size, 3, 3, width, fields['channel_mult'], num_res_blocks=fields['res_blocks'], attn_resolutions=fields['attention_resolutions'], dropout=0.0)
+    model = nearest_width(build, parameters(problem.unet), range(32, 257, 32))
+
+    class Guided(torch.nn.Module):
+        def predict_eps_cfg(self, x, sigma, *_):
+            t = torch.searchsorted(schedule.sigmas, sigma.cpu()).expand(len(x)).to(DEVICE)
+            signal = (1 + sigma ** 2) ** -0.5
+            return model(x, sigma) - sigma * signal * problem.gradient(problem.classifier, signal * x, t)
+
+    def sample(steps):
+        sigmas = schedule.sample_sigmas(steps)
+        @torch.no_grad()
+        def run():
+            for x in samples(guided, sigmas, xt=problem.x * sigmas[0], accelerator=place): pass
+            return x
+        return run
+    guided, place = Guided(), type('Place', (), dict(device=DEVICE))
+    def predict(x, t): return model(x, schedule.sigmas.to(DEVICE)[t])
+    guided.rand_input = lambda n: torch.randn(n, 3, problem.size, problem.size)
+    return model, {'training step': training(problem, model, predict), 'guided DDIM step': sample(STEPS), 'guided DDIM-25': sample(25)}
+
+
+PEERS = {'released': released, 'ours': ours, 'ours, fast': ours_fast, 'diffusers': diffusers, 'denoising-diffusion-pytorch': lucidrains, 'smalldiffusion': smalldiffusion}
+OURS = ('ours',) if DEVICE.type == 'cuda' else ('ours', 'ours, fast')  # in bfloat16 results are not the same
+SAME = {'training step': (*OURS, 'diffusers'), 'guided DDPM step': OURS, 'guided DDIM step': OURS}
+
+
+def settle():
+    if DEVICE.type == 'cuda': torch.cuda.synchronize()
+
+
+def result(run):
+    torch.manual_seed(1)
+    found = run()
+    settle()
+    return found
 
 
 def seconds(run):
-    torch.manual_seed(1)
-    if DEVICE.type == 'cuda': torch.cuda.synchronize()
+    settle()
     began = time.perf_counter()
-    run()
-    if DEVICE.type == 'cuda': torch.cuda.synchronize()
+    result(run)
     return time.perf_counter() - began
 
 
-def difference(ours, theirs):
-    torch.manual_seed(1); a = ours()
-    torch.manual_seed(1); b = theirs()
-    return (a - b).abs().max().item()
+def flops(run):
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: run()  # some fused kernels are not counted
+    return counter.get_total_flops()
+
+
+def race(runs, rounds):
+    "{peer: times as fast as the released code: median, least, most}, each round in turns, and its seconds."
+    taken = [{peer: seconds(run) for peer, run in runs.items()} for _ in range(rounds)]
+    found = {}
+    for peer in runs:
+        ratios = [one['released'] / one[peer] for one in taken]
+        found[peer] = dict(times_as_fast=round(statistics.median(ratios), 3), least=round(min(ratios), 3), most=round(max(ratios), 3), seconds=round(statistics.median(one[peer] for one in taken), 4))
+    return found
+
+
+def side_by_side(name, wanted, rounds):
+    if DEVICE.type == 'cpu' and name != list(SETUPS)[0]: wanted = [peer for peer in wanted if peer != 'ours, fast']  # compiling it there takes a quarter of an hour
+    problem = Problem(*SETUPS[name])
+    built = {peer: PEERS[peer](problem) for peer in wanted}
+    table = {}
+    for row in ('training step', 'guided DDPM step', 'guided DDIM step', 'guided DDIM-25'):
+        runs = {peer: rows[row] for peer, (_, rows) in built.items() if row in rows}
+        gaps = {}
+        if row != 'guided DDIM-25':  # each is looked at, and warmed up
+            answers = {peer: result(run) for peer, run in runs.items()}
+            gaps = {peer: (answers[peer] - answers['released']).abs().max().item() for peer in SAME[row] if peer in runs}
+            for peer, gap in gaps.items(): assert gap < 1e-3, f'{name}, {row}: {peer} differs by {gap}'
+        found = race(runs, rounds if row != 'guided DDIM-25' else max(rounds // 2, 1))
+        for peer in found:
+            found[peer] |= dict(gflop=round(flops(runs[peer]) / 1e9, 1) if peer != 'ours, fast' else None, parameters=parameters(built[peer][0]), largest_difference=gaps.get(peer))
+            one = found[peer]
+            print(f'{name:28} {row:17} {peer:28} {one["times_as_fast"]:5.2f} ({one["least"]:.2f} to {one["most"]:.2f}) times as fast as the released code', flush=True)
+        table[row] = found
+    return table
+
+
+# memory: each case in a process of its own
+
+def peak(name, peer, row):
+    "Peak of memory in MB above what the process held when all was built."
+    def held():
+        if DEVICE.type == 'cuda': return torch.cuda.max_memory_allocated() / 2 ** 20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == 'darwin' else 2 ** 10)
+    run = PEERS[peer](Problem(*SETUPS[name]))[1][row]
+    before = held()
+    run()
+    settle()
+    return round(held() - before)
+
+
+def memory(name, wanted):
+    table = {}
+    for row in ('training step', 'guided DDIM step'):
+        table[row] = {}
+        for peer in wanted:
+            if peer == 'ours, fast' or peer == 'denoising-diffusion-pytorch' and row != 'training step': continue
+            command = [sys.executable, __file__, '--peak', name, peer, row]
+            table[row][peer] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        print(f'{name:28} {row:17} memory above the start, MB: {table[row]}', flush=True)
+    return table
+
+
+# growth, and how much of the machine is used
+
+def growth():
+    "Evaluations of our UNet under no gradient: by batch, resolution and steps, with the share of the matmul ceiling that is used."
+    rate, rows = matmul_rate(device=DEVICE), []
+    for size, batch, steps in [(32, 1, 1), (32, 2, 1), (32, 4, 1), (32, 8, 1), (32, 16, 1), (16, 8, 1), (64, 8, 1), (32, 2, 2), (32, 2, 4), (32, 2, 8)]:
+        torch.manual_seed(0)
+        model = gde.UNet(gde.UNetConfig(**dict(SMALL, image_size=size))).to(DEVICE).eval().requires_grad_(False)
+        schedule, x_T = gde.respace(gde.linear_schedule(), max(steps, 2)), torch.randn(batch, 3, size, size, device=DEVICE)
+        def run(): return gde.ddim_sample(model, schedule, x_T.shape, x_T=x_T, start=steps - 1)
+        work = flops(run)
+        run()
+        took = statistics.median(seconds(run) for _ in range(5))
+        rows.append(dict(image_size=size, batch=batch, steps=steps, gflop=round(work / 1e9, 2), seconds=round(took, 4), share_of_ceiling=round(gde.utilisation(work, took, rate), 3)))
+        print(f'{size} x {size}, batch {batch}, {steps} steps: {work / 1e9:.1f} GFLOP at {rows[-1]["share_of_ceiling"]:.0%} of the ceiling', flush=True)
+    return dict(ceiling_gflops=round(rate / 1e9, 1), rows=rows)
 
 
 def main():
-    rows = {}
-    for name, (ours, theirs) in cases(*build()).items():
-        gap = difference(ours, theirs)
-        assert gap < 1e-3, f'{name}: results differ by {gap}'
-        pairs = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]  # in turns
-        ratios = [b / a for a, b in pairs]
-        rows[name] = dict(largest_difference=gap, times_as_fast=round(statistics.median(ratios), 3), least=round(min(ratios), 3), most=round(max(ratios), 3))
-        print(f'{name:16} {rows[name]["times_as_fast"]:5.2f} times as fast as the released code ({min(ratios):.2f} to {max(ratios):.2f}), results equal to {gap:.0e}', flush=True)
-    device = torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'cpu'
-    record = dict(device=device, threads=torch.get_num_threads(), torch=torch.__version__, peer='guided-diffusion-sdk 1.0.0', date=time.strftime('%Y-%m-%d'), batch=BATCH, size=SIZE, rows=rows)
-    out = Path(__file__).parents[1] / 'results' / f'bench-{device.replace(" ", "-")}.json'
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + '\n')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--peak', nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument('--peers', nargs='+', choices=PEERS, default=list(PEERS))
+    parser.add_argument('--rounds', type=int, default=ROUNDS)
+    args = parser.parse_args()
+    if args.peak: return print(peak(*args.peak))
+    wanted = list(dict.fromkeys(['released', *args.peers]))
+    record = dict(about=dict(provenance(), processor=os.cpu_count(), peers={peer: f'{package} {importlib.metadata.version(package)}' for peer, package in PACKAGES.items() if peer in wanted}),
+                  growth=growth(), rows={name: side_by_side(name, wanted, args.rounds) for name in SETUPS}, memory={name: memory(name, wanted) for name in SETUPS})
+    device = record['about']['device'].replace(' ', '-')
+    write_text(Path(__file__).parents[1] / 'results' / f'bench-{device}.json', json.dumps(record, indent=1) + '\n')
 
 
 if __name__ == '__main__': main()

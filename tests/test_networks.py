@@ -473,6 +473,7 @@ def test_survey_notes_every_part_in_order():
     beside = sum(p.numel() for p in model.time.parameters()) + sum(p.numel() for p in model.norm.parameters())
     assert sum(p.parameters for p in parts) + beside == sum(p.numel() for p in model.parameters())
     assert not any(isinstance(m, Stage) and m._forward_hooks for m in model.modules())
+    assert [p.flops for p in gde.survey(gde.UNet(plan), torch.zeros(1, 3, 16, 16), torch.zeros(1))] == [p.flops for p in parts]  # attention that is fused is counted as well
 
 
 def test_the_drawing_joins_what_the_network_joins():
