@@ -10,7 +10,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.evaluation import extract, judge_of, load_sized, scores
-from guided_diffusion_edu.fast import guidance_between
+from guided_diffusion_edu.speed import guidance_between
 from guided_diffusion_edu.pretrained import draw_guided, load_pretrained, on_device
 from guided_diffusion_edu.training import provenance, write_text
 

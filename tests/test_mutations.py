@@ -189,6 +189,11 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('leaderboard', 'target(image) * slope', 'target(image)', 'eq-map-variation'),
     ('leaderboard', '(2 * p * (1 - p) / (torch.pi * n))', '(p * (1 - p) / n)', 'eq-sampling-floor'),
     ('leaderboard', 'scale * exact_class(world, y)(1.0, x)', 'exact_class(world, y)(1.0, x)', 'eq-tilted-bins'),
+    # fast
+    ('speed', 'flops / (seconds * rate)', 'flops * seconds / rate', 'eq-utilisation'),
+    ('speed', '2 * size ** 3 /', 'size ** 3 /', 'eq-utilisation'),
+    ('speed', '1 / (1 - share + share / times)', '1 / (1 - share / times)', 'eq-amdahl'),
+    ('speed', 'share * 2 * classifier / unet', 'share * classifier / unet', 'eq-guided-cost'),
 ]
 
 
