@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 8000
 
-.PHONY: book serve pdf archive test coverage mutate resume bench address types fuzz dist wheel-test clean
+.PHONY: book serve pdf archive test test-gpu coverage mutate resume bench address types fuzz dist wheel-test clean
 
 book: $(INSTALLED)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -32,6 +32,9 @@ address: $(INSTALLED)  # carry the address in settings.ini to the files that can
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+test-gpu: $(INSTALLED)  # cells and tests that want a GPU; writes results/gpu-<device>.json
+	$(BIN)/python tests/gpu.py
 
 coverage: $(INSTALLED)  # of the package, by the tests that import it; writes results/coverage.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore tests/site --ignore tests/test_notebooks.py --ignore tests/test_mutations.py --cov --cov-report=json:runs/coverage.json

@@ -56,7 +56,7 @@ def test_two_processes_give_one_result(tmp_path):
     finally: torch.set_num_threads(threads)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.gpu
 def test_a_gpu_draws_the_same_to_a_stated_tolerance():
     "Noise is drawn on the CPU for both; float32 convolutions then differ in rounding: at most 3 of 255 levels in 99 of 100 pixels."
     y = torch.arange(20) % 10

@@ -176,13 +176,28 @@ def test_errors_name_the_argument(world, linear):
     with pytest.raises(ValueError, match='labels must have shape'): gde.GaussianMixture([[0.0]], [1.0], labels=[0, 1])
 
 
-@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU'))])
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 def test_networks_take_part_on_any_device(device):
     digits = gde.load_pretrained('digits')
     model, classifier = digits.model.to(device), digits.classifier.to(device)
     y = torch.arange(4, device=device)
     x = gde.ddim_sample(model, gde.respace(digits.schedule, 5), (4, 1, 8, 8), guidance=gde.classifier_guidance(classifier, y, 2.0), generator=torch.Generator().manual_seed(0))
     assert x.device.type == device and x.shape == (4, 1, 8, 8) and x.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_the_loop_of_a_sampler_never_waits_for_the_gpu():
+    "A value that the host reads makes torch raise. (Where the walk begins and ends, y and the gradients are looked at once.)"
+    digits = gde.load_pretrained('digits')
+    model, classifier, y = digits.model.cuda(), digits.classifier.cuda(), torch.arange(4, device='cuda')
+    guidance, seen = gde.classifier_guidance(classifier, y, 2.0), []
+    def watched(x_t, t):
+        seen.append(t)
+        torch.cuda.set_sync_debug_mode('default' if len(seen) == 6 else 'error')  # from the first step's guidance to the last one's
+        return guidance(x_t, t)
+    try: gde.ddim_sample(model, gde.respace(digits.schedule, 6), (4, 1, 8, 8), guidance=watched)
+    finally: torch.cuda.set_sync_debug_mode('default')
+    assert len(seen) == 6
 
 
 # The shipped weights
