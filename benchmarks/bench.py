@@ -5,7 +5,7 @@
 The released code and diffusers run the very network, with the same weights; that the results are equal is checked before anything is timed. The other two
 have networks of their own and are given one of as many parameters; what it computes is counted. Each ratio is of two runs next to each other; medians and extremes
 over the rounds are kept."""
-import argparse, contextlib, copy, importlib.metadata, json, os, resource, statistics, subprocess, sys, time, warnings
+import argparse, contextlib, copy, importlib.metadata, json, os, statistics, subprocess, sys, time, warnings
 from pathlib import Path
 
 import torch
@@ -287,14 +287,16 @@ def side_by_side(name, wanted, rounds):
 
 def peak(name, peer, row):
     "Peak of memory in MB above what the process held when all was built."
-    def held():
+    def held(kind):
         if DEVICE.type == 'cuda': return torch.cuda.max_memory_allocated() / 2 ** 20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == 'darwin' else 2 ** 10)
+        return int(next(line for line in open('/proc/self/status') if line.startswith(kind)).split()[1]) / 2 ** 10  # Linux
     run = PEERS[peer](Problem(*SETUPS[name]))[1][row]
-    before = held()
+    if DEVICE.type == 'cuda': torch.cuda.reset_peak_memory_stats()
+    else: Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    before = held('VmRSS')
     run()
     settle()
-    return round(held() - before)
+    return round(held('VmHWM') - before)
 
 
 def memory(name, wanted):
