@@ -63,7 +63,7 @@ def beside(app, page, template, context, doctree):
 def preview(target):
     "What a link to this element refers to, as HTML without ids and links; or None."
     classes = target.get('class', [])
-    if target.name == 'dt': shown = [target, *target.parent.select(':scope > dd > p:first-child')]
+    if target.name == 'dt': shown = [target, *target.find_next_sibling('dd').find_all('p', recursive=False, limit=1)]
     elif target.name == 'figure' or {'math', 'proof', 'exercise'} & set(classes): shown = [target]
     elif 'citation' in classes: shown = target.find_all('p')
     else: return

@@ -75,6 +75,13 @@ def test_citations_theorems_and_chapters_too(reader, selector, words):
     page.locator('#preview', has_text=words).wait_for()
 
 
+def test_a_word_of_the_glossary_shows_its_entry_and_no_other(reader):
+    page = reader.open('nbs/05_ddim_score_identity.html')
+    page.locator('.bd-article a[href="glossary.html#term-score"]').first.hover()
+    page.locator('#preview', has_text='points to where points are denser').wait_for()
+    assert len(page.locator('#preview').inner_text()) < 250
+
+
 TERMS = json.loads((SITE.parents[1] / 'book' / 'terms.json').read_text())
 
 
