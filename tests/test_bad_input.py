@@ -53,6 +53,7 @@ TABLE = [  # (what, said, call)
     ('Schedule with too few timesteps', r'timesteps must have shape \(2,\)', lambda: gde.Schedule([0.1, 0.2], [0])),
     ('Schedule with timesteps of floats', 'timesteps must be whole numbers', lambda: gde.Schedule([0.1, 0.2], [0.0, 1.5])),
     ('Schedule with timesteps below 0', 'timesteps must be whole numbers', lambda: gde.Schedule([0.1, 0.2], [-1, 0])),
+    ('schedule_from_alpha_bar that stays', 'alpha_bar must be positive and fall', lambda: gde.schedule_from_alpha_bar(lambda u: 1 - 0.9 * u.clamp(min=0.5), T=10)),
     ('linear_schedule of no steps', 'T must be .* got 0', lambda: gde.linear_schedule(0)),
     ('linear_schedule of few steps', 'T must be .* got 20', lambda: gde.linear_schedule(20)),
     ('linear_schedule of a fraction', 'T must be a whole number .* got 50.5', lambda: gde.linear_schedule(50.5)),
@@ -344,6 +345,8 @@ TABLE = [  # (what, said, call)
 OF_SAMPLERS = [  # what every sampler says, with which arguments
     ('no schedule', 'schedule must be a Schedule, got list', lambda sample: sample(flat, [0.1], (2, 2))),
     ('a shape of no axes', 'shape must be', lambda sample: sample(flat, SHORT, ())),
+    ('a shape without channels', 'shape must be', lambda sample: sample(flat, SHORT, (4,))),
+    ('a class that the model has not', r'y must hold class indices in \[0, 3\)', lambda sample: sample(OF_CLASS, SHORT, (2, 1, 8, 8), y=torch.tensor([0, 3]))),
     ('a shape of fractions', 'shape must be', lambda sample: sample(flat, SHORT, (2, 2.5))),
     ('a shape below 0', 'shape must be', lambda sample: sample(flat, SHORT, (-1, 2))),
     ('a number for a shape', 'shape must be', lambda sample: sample(flat, SHORT, 4)),

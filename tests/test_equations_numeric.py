@@ -743,6 +743,8 @@ def test_eq_hessian_step():
     mean, covariance = gde.second_order_step(mu[None], S[None], (R.inverse() @ (c - mu))[None], -R.inverse()[None])
     precision = S.inverse() + R.inverse()
     assert torch.allclose(covariance[0], precision.inverse()) and torch.allclose(mean[0], precision.inverse() @ (S.inverse() @ mu + R.inverse() @ c))
+    wide, flat = 4 * torch.eye(2, dtype=DOUBLE)[None], torch.zeros(1, 2, 2, dtype=DOUBLE)  # a precision of 1/4 is positive as well
+    assert torch.allclose(gde.second_order_step(mu[None], wide, mu[None], flat)[0], 5 * mu[None])
     with pytest.raises(ValueError, match='hessian must be smaller'): gde.second_order_step(mu[None], S[None], mu[None], 9 * torch.eye(2, dtype=DOUBLE)[None])
 
 
