@@ -346,7 +346,7 @@ OF_SAMPLERS = [  # what every sampler says, with which arguments
     ('no schedule', 'schedule must be a Schedule, got list', lambda sample: sample(flat, [0.1], (2, 2))),
     ('a shape of no axes', 'shape must be', lambda sample: sample(flat, SHORT, ())),
     ('a shape without channels', 'shape must be', lambda sample: sample(flat, SHORT, (4,))),
-    ('a class that the model has not', r'y must hold class indices in \[0, 3\)', lambda sample: sample(OF_CLASS, SHORT, (2, 1, 8, 8), y=torch.tensor([0, 3]))),
+    ('a class that the model has not', r'y must hold classes in \[0, 3\), got 0 to 3', lambda sample: sample(OF_CLASS, SHORT, (2, 1, 8, 8), y=torch.tensor([0, 3]))),
     ('a shape of fractions', 'shape must be', lambda sample: sample(flat, SHORT, (2, 2.5))),
     ('a shape below 0', 'shape must be', lambda sample: sample(flat, SHORT, (-1, 2))),
     ('a number for a shape', 'shape must be', lambda sample: sample(flat, SHORT, 4)),
