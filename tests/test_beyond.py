@@ -113,6 +113,14 @@ def test_entries_by_samples_are_near_those_without():
     assert len(edm_half(LINEAR, 10)) == 6 and len(even(LINEAR, 10)) == len(edm(LINEAR, 10)) == 11
 
 
+def test_particles_enter_with_their_weights(monkeypatch):
+    "Two particles of which one weighs three times as much: its bin holds three quarters."
+    two = gde.Particles(torch.tensor([[-1.0], [1.0]], dtype=DOUBLE), torch.tensor([0.25, 0.75], dtype=DOUBLE).log() + 7, 0.0, [], torch.arange(2))
+    monkeypatch.setattr('guided_diffusion_edu.leaderboard.particle_sample', lambda *arguments, **options: two)
+    law = by_particles(n=2)(LINE, LINEAR, 0, 1.0, 6)
+    assert law[:50].sum().item() == pytest.approx(0.25) and law[50:].sum().item() == pytest.approx(0.75)
+
+
 def test_an_entry_is_a_line():
     table = gde.score_table({'mine': by_map(gde.ddim_sample, even), 'theirs': METHODS['DDIM']}, LINE, LINEAR, 0, budgets=(8,))
     assert table['mine'] == table['theirs'] and 0 < table['mine'][0] < 1
