@@ -25,6 +25,7 @@ def require_whole(least=1, **given):
     for name, n in given.items():
         fits = isinstance(n, int) and not isinstance(n, bool) and n >= least
         require(fits, name, f"be a whole number of at least {least}", repr(n))
+        require(n < 2 ** 63, name, "be below 2 ** 63", n)  # torch counts no further
 
 
 def require_finite(**given):

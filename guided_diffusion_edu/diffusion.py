@@ -224,12 +224,12 @@ def hybrid_loss(model, schedule, x_0, t, eps, y=None, weight=None):
 def noise_like(x, generator=None):
     """Standard normal noise of the shape, dtype and device of `x` (B, ...). `generator`: None, a
     torch.Generator on any device, or a list of B of them, one for each example."""
+    require_floats(x=x)
     if isinstance(generator, (list, tuple)):
         if len(generator) != len(x):
             raise ValueError(f"generator must be one, or a list of {len(x)}, one for each "
                              f"example, got {len(generator)}")
         return torch.cat([noise_like(row, g) for row, g in zip(x.split(1), generator)])
-    require_floats(x=x)
     fits = generator is None or isinstance(generator, torch.Generator)
     require(fits, "generator", "be None, a torch.Generator or a list of them", type(generator).__name__)
     device = x.device if generator is None else generator.device

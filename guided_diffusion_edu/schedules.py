@@ -169,7 +169,7 @@ def _counts(steps):
         counts = [int(n) for n in ([parts] if isinstance(parts, int) else parts)]
         if counts: return counts
         raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError('steps must be a count, "ddimN" or counts such as "10,15,20", got '
                          f'{steps!r}') from None
 
