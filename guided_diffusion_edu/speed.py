@@ -14,8 +14,8 @@ from .unet import Stage, set_torso
 
 
 def matmul_rate(size=1024, dtype=torch.float32, device="cpu", rounds=10):
-    """FLOP/s of a product of two `size` x `size` matrices, the best of `rounds`: a ceiling for
-    networks on this machine."""
+    """FLOP/s of a product of two `size` x `size` matrices, the best of `rounds`: a
+    ceiling for networks on this machine."""
     require_whole(size=size, rounds=rounds)
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     def settle():
@@ -30,8 +30,8 @@ def matmul_rate(size=1024, dtype=torch.float32, device="cpu", rounds=10):
 
 
 def utilisation(flops, seconds, rate):
-    """Share of a machine's `rate` (FLOP/s, see `matmul_rate`) that was used if `flops` took
-    `seconds`.
+    """Share of a machine's `rate` (FLOP/s, see `matmul_rate`) that was used if `flops`
+    took `seconds`.
 
     Eq. `eq-utilisation`.
     """
@@ -40,8 +40,8 @@ def utilisation(flops, seconds, rate):
 
 # %% ../nbs/21_fast.ipynb #c08
 def speedup(share, times):
-    """How many times as fast a whole becomes if a part that takes the `share` of its time becomes
-    `times` as fast.
+    """How many times as fast a whole becomes if a part that takes the `share` of its
+    time becomes `times` as fast.
 
     Eq. `eq-amdahl`; Amdahl 1967.
     """
@@ -71,14 +71,15 @@ def guidance_between(guidance, first, last):
 
 # %% ../nbs/21_fast.ipynb #c29
 def fast(model, dtype=torch.float32):
-    """Make `model` (a `UNet` or a `Classifier`) ready to run fast: channels last in memory, each
-    stage compiled when it is first called (stages of one shape share the result), the torso in
-    `dtype` as in `set_torso`. In place; gives the model. Raises torch's limit on compilations of
-    one function to the number of stages."""
+    """Make `model` (a `UNet` or a `Classifier`) ready to run fast: channels last in
+    memory, each stage compiled when it is first called (stages of one shape share the
+    result), the torso in `dtype` as in `set_torso`. In place; gives the model. Raises
+    torch's limit on compilations of one function to what the stages need."""
     import torch._dynamo
     set_torso(model, dtype).to(memory_format=torch.channels_last)
     stages = [module for module in model.modules() if isinstance(module, Stage)]
     limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, 2 * len(stages))  # with gradient, without
+    needed = 2 * len(stages)  # with gradient and without
+    limits.recompile_limit = max(limits.recompile_limit, needed)
     for stage in stages: stage.compile(dynamic=False)
     return model
