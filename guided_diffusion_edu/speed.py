@@ -80,6 +80,6 @@ def fast(model, dtype=torch.float32):
     stages = [module for module in model.modules() if isinstance(module, Stage)]
     limits = torch._dynamo.config
     needed = 2 * len(stages)  # with gradient and without
-    limits.recompile_limit = max(limits.recompile_limit, needed)
+    limits.cache_size_limit = max(limits.cache_size_limit, needed)  # a name all versions have
     for stage in stages: stage.compile(dynamic=False)
     return model
