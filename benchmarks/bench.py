@@ -7,6 +7,7 @@ have networks of their own and are given one of as many parameters; what it comp
 over the rounds are kept."""
 import argparse, contextlib, copy, importlib.metadata, json, os, statistics, subprocess, sys, time, warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch.nn import functional as F
@@ -14,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.speed import matmul_rate
 from guided_diffusion_edu.training import provenance, write_text
 
 warnings.filterwarnings('ignore', category=FutureWarning)
@@ -34,7 +34,7 @@ class Problem:
     def __init__(self, fields, batch):
         from guided_diffusion.unet import EncoderUNetModel, UNetModel
         torch.manual_seed(0)
-        self.fields, self.size, self.batch = fields, fields['image_size'], batch
+        self.fields, self.size = fields, fields['image_size']
         self.guide = CLASSIFIERS[self.size]
         self.unet = UNetModel(self.size, 3, fields['channels'], 6, fields['res_blocks'], **self.released(fields))
         self.classifier = EncoderUNetModel(self.size, 3, self.guide['channels'], 10, self.guide['res_blocks'], **self.released(self.guide), pool='attention')
@@ -50,11 +50,11 @@ class Problem:
         return dict(attention_resolutions=factors, channel_mult=fields['channel_mult'], num_head_channels=fields['head_channels'],
                     use_scale_shift_norm=True, resblock_updown=True, use_new_attention_order=True)
 
-    def gradient(self, classifier, x, t):
+    def gradient(self, x, t):
         "As the released script has it: of the log-probability, in x."
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            return SCALE * torch.autograd.grad(classifier(x, t).log_softmax(-1)[torch.arange(len(x)), self.y].sum(), x)[0]
+            return SCALE * torch.autograd.grad(self.classifier(x, t).log_softmax(-1)[torch.arange(len(x)), self.y].sum(), x)[0]
 
 
 def training(problem, model, predict=None):
@@ -88,7 +88,7 @@ def released(problem):
     def sample(name, steps):
         process = SpacedDiffusion(space_timesteps(1000, f'{steps}'), betas=get_named_beta_schedule('linear', 1000), model_mean_type=ModelMeanType.EPSILON,
                                   model_var_type=ModelVarType.LEARNED_RANGE, loss_type=LossType.MSE)
-        return lambda: getattr(process, name)(problem.unet, problem.x.shape, noise=problem.x, cond_fn=lambda x, t: problem.gradient(problem.classifier, x, t), model_kwargs={})
+        return lambda: getattr(process, name)(problem.unet, problem.x.shape, noise=problem.x, cond_fn=problem.gradient, model_kwargs={})
     return problem.unet, {'training step': training(problem, problem.unet), 'guided DDPM step': sample('p_sample_loop', STEPS),
                           'guided DDIM step': sample('ddim_sample_loop', STEPS), 'guided DDIM-25': sample('ddim_sample_loop', 25)}
 
@@ -163,7 +163,7 @@ def diffusers(problem):
             x = problem.x
             for t in scheduler.timesteps.tolist():
                 times = torch.full((len(x),), t, device=DEVICE)
-                eps = predict(x, times)[:, :3] - width[t] * problem.gradient(problem.classifier, x, times)
+                eps = predict(x, times)[:, :3] - width[t] * problem.gradient(x, times)
                 x = scheduler.step(eps, t, x).prev_sample
             return x
         return run
@@ -174,8 +174,7 @@ def diffusers(problem):
 
 def nearest_width(build, wanted, widths):
     "The network that `build(width)` makes with the number of parameters nearest to `wanted`."
-    def count(width): return sum(p.numel() for p in build(width).parameters())
-    with torch.device('meta'): best = min(widths, key=lambda width: abs(count(width) - wanted))
+    with torch.device('meta'): best = min(widths, key=lambda width: abs(parameters(build(width)) - wanted))
     return build(best).to(DEVICE)
 
 
@@ -187,12 +186,11 @@ def lucidrains(problem):
     from denoising_diffusion_pytorch.guided_diffusion import GaussianDiffusion, Unet
     model = nearest_width(lambda width: Unet(width, dim_mults=problem.fields['channel_mult']), parameters(problem.unet), range(16, 129, 8))
     process = GaussianDiffusion(model, image_size=problem.size, timesteps=1000, beta_schedule='linear').to(DEVICE)
-    def guide(x, t): return problem.gradient(problem.classifier, x, t)
     @torch.no_grad()
     def sample():
         x = problem.x
         for t in range(STEPS - 1, -1, -1):
-            with contextlib.redirect_stdout(None): x, _ = process.p_sample(x, t, None, guide, {})  # it prints each step's gradient
+            with contextlib.redirect_stdout(None): x, _ = process.p_sample(x, t, None, problem.gradient, {})  # it prints each step's gradient
         return x
     return model, {'training step': training(problem, model), 'guided DDPM step': sample}
 
@@ -209,7 +207,8 @@ def smalldiffusion(problem):
         def predict_eps_cfg(self, x, sigma, *_):
             t = torch.searchsorted(schedule.sigmas, sigma.cpu()).expand(len(x)).to(DEVICE)
             signal = (1 + sigma ** 2) ** -0.5
-            return model(x, sigma) - sigma * signal * problem.gradient(problem.classifier, signal * x, t)
+            return model(x, sigma) - sigma * signal * problem.gradient(signal * x, t)
+        def rand_input(self, batch): return torch.randn(batch, 3, problem.size, problem.size)
 
     def sample(steps):
         sigmas = schedule.sample_sigmas(steps)
@@ -218,9 +217,8 @@ def smalldiffusion(problem):
             for x in samples(guided, sigmas, xt=problem.x * sigmas[0], accelerator=place): pass
             return x
         return run
-    guided, place = Guided(), type('Place', (), dict(device=DEVICE))
+    guided, place = Guided(), SimpleNamespace(device=DEVICE)
     def predict(x, t): return model(x, schedule.sigmas.to(DEVICE)[t])
-    guided.rand_input = lambda n: torch.randn(n, 3, problem.size, problem.size)
     return model, {'training step': training(problem, model, predict), 'guided DDIM step': sample(STEPS), 'guided DDIM-25': sample(25)}
 
 
@@ -323,7 +321,7 @@ def growth():
         def run(): return gde.ddim_sample(model, schedule, x_T.shape, x_T=x_T, start=steps - 1)
         work = flops(run)
         run()
-        rounds = [(matmul_rate(device=DEVICE), seconds(run)) for _ in range(7)]  # the ceiling right before each run
+        rounds = [(gde.matmul_rate(device=DEVICE), seconds(run)) for _ in range(7)]  # the ceiling right before each run
         shares, took = (statistics.median(values) for values in zip(*((gde.utilisation(work, took, rate), took) for rate, took in rounds)))
         rows.append(dict(image_size=size, batch=batch, steps=steps, gflop=round(work / 1e9, 2), seconds=round(took, 4), share_of_ceiling=round(shares, 3), ceiling_gflops=round(max(rate for rate, _ in rounds) / 1e9, 1)))
         print(f'{size} x {size}, batch {batch}, {steps} steps: {work / 1e9:.1f} GFLOP at {rows[-1]["share_of_ceiling"]:.0%} of the ceiling', flush=True)

@@ -10,11 +10,11 @@ import torch
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.evaluation import extract, judge_of, load_sized, scores
-from guided_diffusion_edu.speed import guidance_between
-from guided_diffusion_edu.pretrained import draw_guided, load_pretrained, on_device
+from guided_diffusion_edu.pretrained import on_device
 from guided_diffusion_edu.training import provenance, write_text
 
 SCALE, COUNT = 2.0, 1000
+WHOLE = 0, 999  # first and last t that is guided
 even, edm = gde.respace, gde.edm_steps
 METHODS = {  # sampler, levels, evaluations of the UNet in n steps
     'DDPM at x_t': (gde.ddpm_sample, even, lambda n: n),
@@ -25,12 +25,12 @@ METHODS = {  # sampler, levels, evaluations of the UNet in n steps
     '2M-SDE': (gde.dpmpp_2m_sde_sample, edm, lambda n: n),
     'Heun': (gde.heun_sample, edm, lambda n: 2 * n - 1),
 }
-WINDOWS = [(0, 999), (0, 799), (0, 599), (0, 399), (200, 999)]  # first and last t that is guided; DDIM, 25 steps
+WINDOWS = [WHOLE, (0, 799), (0, 599), (0, 399), (200, 999)]  # DDIM, 25 steps
 POINTS = {
-    'digits': [(name, n, (0, 999)) for n in (5, 10, 25) for name in METHODS if name != 'Heun'] + [('Heun', n, (0, 999)) for n in (3, 5, 13)]
-              + [('DDPM at x_t', 250, (0, 999)), ('DDPM at mean', 250, (0, 999))],
-    'fashion-mnist': [(name, 10, (0, 999)) for name in METHODS if name != 'Heun'] + [('Heun', 5, (0, 999))]
-                     + [('DDPM at x_t', 250, (0, 999)), ('DDPM at x_t', 25, (0, 999)), ('2M', 25, (0, 999))],
+    'digits': [(name, n, WHOLE) for n in (5, 10, 25) for name in METHODS if name != 'Heun'] + [('Heun', n, WHOLE) for n in (3, 5, 13)]
+              + [('DDPM at x_t', 250, WHOLE), ('DDPM at mean', 250, WHOLE)],
+    'fashion-mnist': [(name, 10, WHOLE) for name in METHODS if name != 'Heun'] + [('Heun', 5, WHOLE)]
+                     + [('DDPM at x_t', 250, WHOLE), ('DDPM at x_t', 25, WHOLE), ('2M', 25, WHOLE)],
 }
 
 
@@ -39,9 +39,9 @@ def drawn(found, method, steps, window, y):
     sampler, levels, _ = METHODS[method]
     schedule = levels(found.schedule, steps)
     def walk(model, _, shape, guidance=None, **kw):
-        return sampler(model, schedule, shape, guidance=guidance_between(guidance, *window), **kw)
+        return sampler(model, schedule, shape, guidance=gde.guidance_between(guidance, *window), **kw)
     t = schedule.timesteps
-    return draw_guided(found, y, steps, SCALE, walk), ((window[0] <= t) & (t <= window[1])).double().mean().item()
+    return gde.draw_guided(found, y, steps, SCALE, walk), ((window[0] <= t) & (t <= window[1])).double().mean().item()
 
 
 def main():
@@ -49,7 +49,7 @@ def main():
     parser.add_argument('data', choices=POINTS)
     parser.add_argument('--out')
     args = parser.parse_args()
-    found = on_device(load_pretrained(args.data))
+    found = on_device(gde.load_pretrained(args.data))
     size = found.model.config.image_size
     judge, y = judge_of(args.data, size), torch.arange(COUNT) % len(found.labels)
     reference = extract(judge, load_sized(args.data, size).pixels)._replace(pool=None)  # FID alone: no neighbourhoods
