@@ -122,6 +122,9 @@
     if (equation.matches(".math")) equation.after(legend); else equation.append(legend);
   }
 
+  // --- A long formula is broken for the width it was set at: when a phone is turned, it is set anew.
+  screen.orientation?.addEventListener("change", () => window.MathJax?.startup?.document?.rerenderPromise?.());
+
   document.addEventListener("DOMContentLoaded", () => {
     document.body.append(tip);
     if (location.protocol === "file:") for (const link of document.querySelectorAll("a[href$='-site.zip']")) link.replaceWith(...link.childNodes);  // this is the archive

@@ -37,8 +37,13 @@ class Reader:
 
     def show(self, width, theme, height=900):
         self.page.set_viewport_size(dict(width=width, height=height))
-        self.page.emulate_media(color_scheme=theme)
+        self.page.emulate_media(color_scheme=theme, media='screen')
         self.page.wait_for_function('theme => document.documentElement.dataset.theme === theme', arg=theme)
+
+    def print(self):
+        "As on A4 between the margins of the PDF."
+        self.page.set_viewport_size(dict(width=665, height=900))
+        self.page.emulate_media(color_scheme='light', media='print')
 
 
 @pytest.fixture(scope='module')

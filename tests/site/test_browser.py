@@ -4,7 +4,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from conftest import SITE
+from conftest import SITE, Reader
 from pypdf import PdfReader
 
 AXE = (Path(axe_playwright_python.__file__).parent / 'axe.min.js').read_text()
@@ -19,12 +19,21 @@ def violations(page, contrast=True):
     return [(rule['id'], node['html'][:120], node['any'][0]['message'] if node['any'] else '') for rule in found for node in rule['nodes']]
 
 
+BEYOND = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1).map(d => d.id)"  # formulas that must be scrolled
+WHOLE = """() => [...document.querySelectorAll('.cell_input, .cell_input div, .cell_input pre')].filter(box => {
+  const style = getComputedStyle(box);
+  return style.display == 'flex' || style.breakInside == 'avoid' || style.overflowX != 'visible';
+}).length"""
+
+
 @pytest.mark.parametrize('path', PAGES)
 def test_page(reader, path):
     "No violation of WCAG 2.0 to 2.2 A or AA in light or dark, wide or narrow; nothing sideways; nothing in the console; nothing from elsewhere; every equation set."
+    reader.show(390, 'light')
     page = reader.open(path)
     wanted = page.locator('.math').count()
     assert page.evaluate("document.querySelectorAll('.math mjx-container').length") >= wanted and page.locator('mjx-merror').count() == 0
+    assert not page.evaluate(BEYOND), 'a formula that does not end where a phone does'
     page.evaluate(AXE)
     coloured = not path.startswith('_modules/') or path.endswith('/checks.html')  # all sources wear one style: contrast, the slow rule, is looked at in one
     for theme in ('light', 'dark'):
@@ -34,7 +43,22 @@ def test_page(reader, path):
     for width in (390, 320):
         reader.show(width, 'light')
         assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), f'the page scrolls sideways at {width} px'
+    reader.print()
+    assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), 'too wide for paper: Chromium prints the whole page smaller'
+    assert not page.evaluate(WHOLE), 'a code box is broken between pages like text, else it leaves an empty box behind'
     assert not reader.complaints
+
+
+def test_formulas_are_set_anew_when_a_phone_is_turned(browser, site):
+    context = browser.new_context(viewport=dict(width=844, height=390), is_mobile=True, has_touch=True)
+    reader = Reader(context, site)
+    page = reader.open('nbs/04_taylor_guidance.html')
+    lines = "document.querySelectorAll('#equation-eq-taylor mjx-linebox').length"
+    before = page.evaluate(lines)
+    page.set_viewport_size(dict(width=390, height=844))
+    page.wait_for_function(f'{lines} > {before}')
+    assert not page.evaluate(BEYOND)
+    context.close()
 
 
 @pytest.mark.parametrize('folder', [False, True], ids=['from a server', 'from a folder'])
