@@ -6,6 +6,7 @@ import errno, gzip, io, json, os, pickle, re, shutil, struct, tempfile, zipfile,
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -163,6 +164,7 @@ TABLE = [  # (what, said, call)
     ('exact_guidance with an unknown class', r'y must hold classes of \[0, 1\], got 4', lambda: gde.exact_guidance(WORLD, LINE, Y + 4)(X, T)),
     ('exact_guidance beyond the schedule', 't must hold steps', lambda: gde.exact_guidance(WORLD, LINE, Y)(X, T + 99)),
     ('martingale_gap on nothing', 'x_0 must hold at least 2 examples, got 0', lambda: gde.martingale_gap(NAMES, LINE, X[:0])),
+    ('martingale_gap on one', 'x_0 must hold at least 2 examples, got 1', lambda: gde.martingale_gap(NAMES, LINE, X[:1])),
     ('martingale_gap at one level', 'steps must give at least 2 steps', lambda: gde.martingale_gap(NAMES, LINE, X, levels=1)),
 
     # 5. samplers of their own
@@ -674,6 +676,15 @@ def test_empty_in_empty_out():
     for sampler in SAMPLERS:
         x = sampler(NET, SHORT, (0, 1, 8, 8), guidance=gde.classifier_guidance(JUDGE, none, 2.0))
         assert x.shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_an_unknown_class_is_refused_before_the_network_runs(sampler):
+    class Silent(torch.nn.Module):
+        config = SimpleNamespace(classes=3)
+        def forward(self, x_t, t, y=None): pytest.fail('the network was asked')
+    for options in ({}, dict(x_T=X)):
+        with pytest.raises(ValueError, match=r'y must hold classes in \[0, 3\), got 2 to 3'): sampler(Silent().double(), SHORT, (2, 2), y=Y + 2, **options)
 
 
 def test_extreme_scales_give_finite_samples_or_say_so():

@@ -607,9 +607,9 @@ def test_eq_hybrid_loss():
         bits = sum(term_by_hand(s, step, *(part[k:k + 1] for part in parts), logs[k], clip=False) for k in range(4)) / 4
         # T = 100 terms, lambda = 0.001 in bits; in nats it is 0.001 / log 2
         assert loss[i].item() == pytest.approx(simple[i].item() + 100 * 0.001 / math.log(2) * (bits * math.log(2)), rel=1e-6)
-    heard = []  # on a short chain the model is told the step of the long one
-    gde.hybrid_loss(lambda x, t, y: heard.append(t) or guess[:2], gde.respace(LINEAR, 10), x_0[:2], torch.tensor([0, 9]), noise[:2])
-    assert heard[0].tolist() == [0, 999]
+    heard = []  # on a short chain the model is told the step of the long one, and the class
+    gde.hybrid_loss(lambda *asked: heard.append(asked[1:]) or guess[:2], gde.respace(LINEAR, 10), x_0[:2], torch.tensor([0, 9]), noise[:2], torch.tensor([3, 4]))
+    assert [asked.tolist() for asked in heard[0]] == [[0, 999], [3, 4]]
     of_all, = torch.autograd.grad(loss.sum(), guess, retain_graph=True)
     of_simple, = torch.autograd.grad(simple.sum(), guess)
     assert torch.allclose(of_all[:, :1], of_simple[:, :1]) and (of_all[:, 1:] != 0).all()
@@ -716,6 +716,14 @@ def test_eq_martingale_gap():
     assert z(lambda x, t: 0.3 * exact(x, t)).max() > 20  # too timid
     assert z(lambda x, t: clean.class_log_probs(x)).min() < -20  # never saw noise
     assert z(lambda x, t: torch.zeros(len(x), 2)).nan_to_num().abs().max() == 0  # no opinion passes: the test is not sufficient
+    few, short, g, rows = x_0[:5], gde.respace(LINEAR, 3), torch.Generator().manual_seed(2), []
+    for i, t, t_next in ((0, 0, 500), (1, 500, 999)):  # by hand, with the same noise
+        x_t = short.add_noise(few, torch.full((5,), i), torch.randn(few.shape, dtype=DOUBLE, generator=g))
+        later = exact((1 - short.betas[i + 1]).sqrt() * x_t + short.betas[i + 1].sqrt() * torch.randn(few.shape, dtype=DOUBLE, generator=g), torch.full((5,), t_next)).softmax(1)
+        rows.append(((exact(x_t, torch.full((5,), t)).softmax(1) - later) * later).sum(1))
+    t, gap, error = gde.martingale_gap(exact, LINEAR, few, levels=3, generator=torch.Generator().manual_seed(2))
+    assert t.tolist() == [0, 500] and torch.allclose(gap, torch.stack(rows).mean(1), rtol=1e-9)
+    assert torch.allclose(error, torch.stack([row.std() for row in rows]) / 5 ** 0.5, rtol=1e-9)
 
 
 def test_eq_complete_square():

@@ -334,6 +334,16 @@ def test_real_digits_score_better_than_noise(tmp_path, judge):
     noise = evaluation.scores(reference, extract(judge, Batch(batch(tmp_path / 'n.npz', 360))), held_out.labels, repeats=20)
     assert real['FID'][2] < noise['FID'][1] and real['precision'][1] > noise['precision'][2] and real['accuracy'][0] > 0.96 > 0.3 > noise['accuracy'][0]
     assert all(low <= value <= high for value, low, high in real.values() if low is not None)
+    again = evaluation.scores(reference, extract(judge, held_out.pixels), held_out.labels, repeats=20)  # whatever else has been drawn
+    assert again == real
+
+
+def test_the_extrapolation_goes_from_a_quarter_to_all(monkeypatch):
+    counts = []
+    monkeypatch.setattr(evaluation, 'moments', lambda rows: counts.append(len(rows)) or moments(rows))
+    gde.fid_infinity(moments(randn(50, 4)), randn(400, 4), subsets=4)
+    inverse = [1 / n for n in counts]  # evenly spaced in 1 / N: the points lie evenly along the line
+    assert (counts[0], counts[-1]) == (100, 400) and all(abs(a - b - (inverse[0] - inverse[-1]) / 3) < 1e-4 for a, b in zip(inverse, inverse[1:]))
 
 
 @pytest.mark.parametrize('argv', [['evaluate', '--help'], ['tradeoff', '--help']])

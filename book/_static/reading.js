@@ -123,7 +123,7 @@
   }
 
   // --- A long formula is broken for the width it was set at: when a phone is turned, it is set anew.
-  screen.orientation?.addEventListener("change", () => window.MathJax?.startup?.document?.rerenderPromise?.());
+  screen.orientation?.addEventListener("change", () => window.MathJax?.startup?.document?.rerenderPromise?.(MathJax._.core.MathItem.STATE.METRICS));
 
   document.addEventListener("DOMContentLoaded", () => {
     document.body.append(tip);

@@ -29,7 +29,7 @@ WHOLE = """() => [...document.querySelectorAll('.cell_input, .cell_input div, .c
 @pytest.mark.parametrize('path', PAGES)
 def test_page(reader, path):
     "No violation of WCAG 2.0 to 2.2 A or AA in light or dark, wide or narrow; nothing sideways; nothing in the console; nothing from elsewhere; every equation set."
-    reader.show(390, 'light')
+    reader.page.set_viewport_size(dict(width=390, height=844))
     page = reader.open(path)
     wanted = page.locator('.math').count()
     assert page.evaluate("document.querySelectorAll('.math mjx-container').length") >= wanted and page.locator('mjx-merror').count() == 0
