@@ -17,16 +17,16 @@ STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolo
          "font.size": 9, "figure.constrained_layout.use": True, "svg.hashsalt": "gde"}
 
 
-def panels(columns=1, width=3.4, height=2.7, **options):
-    """A figure with a row of `columns` axes, each `width` x `height` inches, in the book's
-    style. Gives `(figure, array of axes)`."""
+def panels(columns=1, width=3.4, height=2.7, rows=1, **options):
+    """A figure with `rows` of `columns` axes, each `width` x `height` inches, in the book's
+    style. Gives `(figure, array of axes)`, row by row."""
     import matplotlib.pyplot as plt
     from matplotlib_inline.backend_inline import set_matplotlib_formats
     if plt.get_backend().endswith("inline"): set_matplotlib_formats("svg")
     plt.rcParams.update(STYLE)
-    size = (width * columns, height)
-    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, **options)
-    return figure, axes[0]
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    return figure, axes.flatten()
 
 # %% ../nbs/00_plotting.ipynb #c12
 def to_pixels(images):
