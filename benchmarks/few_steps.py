@@ -11,6 +11,7 @@ import torch
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.evaluation import extract, judge_of, load_sized, scores
 from guided_diffusion_edu.pretrained import on_device
+from guided_diffusion_edu.tradeoff import _resumed
 from guided_diffusion_edu.training import provenance, write_text
 
 SCALE, COUNT = 2.0, 1000
@@ -54,8 +55,8 @@ def main():
     judge, y = judge_of(args.data, size), torch.arange(COUNT) % len(found.labels)
     reference = extract(judge, load_sized(args.data, size).pixels)._replace(pool=None)  # FID alone: no neighbourhoods
     out = Path(args.out or Path(__file__).parents[1] / 'results' / f'few-steps-{args.data}.json')
-    record = json.loads(out.read_text()) if out.exists() else dict(about=dict(weights=args.data, scale=SCALE, count=COUNT, features=f'judge of {args.data}'), runs=[], rows=[])
-    record['runs'].append(provenance())
+    record = _resumed(out, dict(weights=args.data, scale=SCALE, count=COUNT, features=f'judge of {args.data}'))
+    record['commands'].append(dict(command=f'python benchmarks/few_steps.py {args.data}', **provenance()))
     known = [(row['method'], row['steps'], tuple(row['window'])) for row in record['rows']]
     for point in POINTS[args.data] + [('DDIM', 25, window) for window in WINDOWS]:
         if point in known: continue
