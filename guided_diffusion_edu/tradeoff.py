@@ -55,7 +55,10 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     """Measure FID, IS, precision, recall, density, coverage and accuracy of the weights `weights`
     for all `scales`, `steps` and `WAYS` into the JSON file `out`, point by point; what is there
     is kept. `data`: the real ones (default: of the weights' name), all of them for FID and the
-    first `MANIFOLD` for their neighbourhoods. Gives the record."""
+    first `MANIFOLD` for their neighbourhoods. Gives the record.
+
+    A model that is told the class stands a scale of 1 ahead: Eq. `eq-told-ahead`.
+    """
     found, data = on_device(load_pretrained(weights)), data or weights
     size = found.model.config.image_size
     judge, train, held_out = judge_of(data, size), load_sized(data, size), load_sized(data, size, train=False)

@@ -905,6 +905,13 @@ def test_eq_bootstrap():
     assert same(sum((m - centre) ** 2 for m in means) / 27, scatter_of(values) / 9)
 
 
+def test_eq_told_ahead():
+    p_x, p_y_x, p_y, s = sp.symbols('p_x p_y_x p_y s', positive=True)
+    p_x_y = p_x * p_y_x / p_y  # Bayes' rule
+    ratio = sp.simplify(p_x_y * p_y_x ** s / (p_x * p_y_x ** (s + 1)))
+    assert same(ratio, 1 / p_y) and not ratio.has(p_x, p_y_x)  # the same in every x
+
+
 def test_eq_matching_scale():
     b = sp.symbols('b', positive=True)
     found, = sp.solve(1 / b ** 2 + s / r ** 2 - (1 + 1 / r ** 2), s)
