@@ -355,10 +355,7 @@ def feature_network(name):
     data set (see `load_data`) on which a `Judge` is trained."""
     if name == "inception" or name.startswith("inception:"):
         return Inception(name.removeprefix("inception").removeprefix(":") or None)
-    try: return judge_of(name)
-    except RuntimeError as error:  # torchvision's, where a download fails
-        said = str(error).splitlines()[0]
-        raise ValueError(f"features {name!r} must have their data set: {said}") from None
+    return judge_of(name)
 
 # %% ../nbs/12_evaluation.ipynb #c48
 import math, zipfile
