@@ -118,7 +118,8 @@ def _log_prob_of(y, logits):
 
 def power_twist(classifier, y, scale):
     """log of p(y | x_t)^scale for the class `y` (an int): the twist of which classifier guidance
-    takes the gradient. A lower bound of the best one. Eq. `eq-twist-bounds`."""
+    takes the gradient. Of the best one it is a lower bound, if `scale` >= 1 and the classifier is
+    exact. Eq. `eq-twist-bounds`."""
     return lambda x_t, t: scale * _log_prob_of(y, classifier(x_t, t))
 
 
