@@ -45,7 +45,7 @@ mutate: $(INSTALLED)  # SAMPLE: mutants a module; writes results/mutation.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py --sample $(or $(SAMPLE),100)
 
 resume: $(INSTALLED)  # an hour of training killed ten times, against one left alone; writes results/resume.json
-	$(BIN)/python tests/resume_run.py --steps 20000 --batch 64 --save-every 100
+	$(BIN)/python tests/resume_run.py --steps 21000 --batch 64 --save-every 100
 
 fuzz: $(INSTALLED)  # SECONDS: altogether, about
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)
