@@ -28,26 +28,29 @@ class Reader:
         self.page.on('response', lambda answer: self.complaints.append(f'{answer.status}: {answer.url}') if answer.status >= 400 else None)
         self.page.on('request', lambda request: None if request.url.startswith((site, 'data:', 'blob:', 'file:')) else self.complaints.append(f'off the site: {request.url}'))
 
-    def open(self, path):
-        "Go to a page of the site, and wait until its mathematics is set."
+    def open(self, path, width=1300, height=900):
+        "Go to a page of the site as on a screen in the light, whatever was shown before, and wait until its mathematics is set."
         self.complaints.clear()
+        self._show(width, 'light', height)
         self.page.goto(f'{self.site}/{path}')
         self.page.evaluate('() => window.MathJax && MathJax.startup && MathJax.startup.promise')
         return self.page
 
-    def show(self, width, theme, height=900):
+    def _show(self, width, theme, height, media='screen'):
         self.page.set_viewport_size(dict(width=width, height=height))
-        self.page.emulate_media(color_scheme=theme, media='screen')
+        self.page.emulate_media(color_scheme=theme, media=media)
+
+    def show(self, width, theme, height=900):
+        self._show(width, theme, height)
         self.page.wait_for_function('theme => document.documentElement.dataset.theme === theme', arg=theme)
 
     def print(self):
         "As on A4 between the margins of the PDF."
-        self.page.set_viewport_size(dict(width=665, height=900))
-        self.page.emulate_media(color_scheme='light', media='print')
+        self._show(665, 'light', 900, media='print')
 
 
 @pytest.fixture(scope='module')
 def reader(browser, site):
-    context = browser.new_context(viewport=dict(width=1300, height=900), reduced_motion='reduce')
+    context = browser.new_context(reduced_motion='reduce')
     yield Reader(context, site)
     context.close()

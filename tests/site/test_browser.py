@@ -29,8 +29,7 @@ WHOLE = """() => [...document.querySelectorAll('.cell_input, .cell_input div, .c
 @pytest.mark.parametrize('path', PAGES)
 def test_page(reader, path):
     "No violation of WCAG 2.0 to 2.2 A or AA in light or dark, wide or narrow; nothing sideways; nothing in the console; nothing from elsewhere; every equation set."
-    reader.page.set_viewport_size(dict(width=390, height=844))
-    page = reader.open(path)
+    page = reader.open(path, width=390, height=844)
     wanted = page.locator('.math').count()
     assert page.evaluate("document.querySelectorAll('.math mjx-container').length") >= wanted and page.locator('mjx-merror').count() == 0
     assert not page.evaluate(BEYOND), 'a formula that does not end where a phone does'
@@ -50,9 +49,9 @@ def test_page(reader, path):
 
 
 def test_formulas_are_set_anew_when_a_phone_is_turned(browser, site):
-    context = browser.new_context(viewport=dict(width=844, height=390), is_mobile=True, has_touch=True)
+    context = browser.new_context(is_mobile=True, has_touch=True)
     reader = Reader(context, site)
-    page = reader.open('nbs/04_taylor_guidance.html')
+    page = reader.open('nbs/04_taylor_guidance.html', width=844, height=390)
     lines = "document.querySelectorAll('#equation-eq-taylor mjx-linebox').length"
     before = page.evaluate(lines)
     page.set_viewport_size(dict(width=390, height=844))
@@ -72,7 +71,6 @@ def test_search_finds_a_word(reader, folder):
 def test_a_link_shows_what_it_refers_to(reader):
     "By pointer and by keyboard; Escape takes it away; it stays while it is pointed at."
     page = reader.open('nbs/05_ddim_score_identity.html')
-    reader.show(1300, 'light')
     preview = page.locator('#preview')
     link = page.locator('a.reference.internal[href="03_reverse_process.html#equation-eq-mean-from-eps"]').first
     link.hover()
@@ -112,7 +110,6 @@ TERMS = json.loads((SITE.parents[1] / 'book' / 'terms.json').read_text())
 @pytest.mark.parametrize('key', TERMS)
 def test_a_term_marks_its_line_and_a_line_its_term(reader, key):
     page = reader.open(f'nbs/{"05_ddim_score_identity" if key in ("equation-eq-eps-hat", "alg-ddpm", "alg-ddim") else "04_taylor_guidance"}.html')
-    reader.show(1300, 'light')
     equation, marked = page.locator(f'[id="{key}"]'), page.locator('pre .code-line.marked')
     legend = page.locator(f'[id="{key}"] + .terms button, [id="{key}"] > .terms button')
     assert legend.count() == len(TERMS[key])

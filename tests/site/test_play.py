@@ -197,8 +197,7 @@ def test_what_the_page_on_the_proof_says(maths):
 
 
 def test_handles_can_be_dragged_and_sliders_moved(reader):
-    page = reader.open(PAGES[1])
-    page.set_viewport_size(dict(width=1300, height=1000))
+    page = reader.open(PAGES[1], height=1000)
     before = page.evaluate('({...gde.taylor.state})')
     for part, colour, by in (('mu', '#0072B2', 60), ('sigma', '#009E73', -40), ('k', '#D55E00', 20), ('s', '#CC79A7', 50)):
         box = page.locator(f'.gde-handle[fill="{colour}"]').bounding_box()
@@ -334,7 +333,6 @@ def test_no_sideways_scroll(reader, path, theme, width):
 
 def test_the_picture_follows_the_theme_while_it_is_open(reader):
     page = reader.open(PAGES[0])
-    reader.show(1300, 'light')
     light = page.evaluate('document.querySelector(".gde-picture canvas").toDataURL()')
     page.evaluate('document.documentElement.dataset.theme = "dark"')
     page.wait_for_function('light => document.querySelector(".gde-picture canvas").toDataURL() !== light', arg=light)
