@@ -31,8 +31,8 @@ from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import (Images, centre_crop, data_card, digits_judge, from_pixels,
                                        load_data, padded, some_of_each, spread_within)
 from .training import (Recipe, accuracy_by_level, fit, moving_average,
-                                           processes, steps_an_hour, train_classifier,
-                                           train_diffusion, training_cost, watch_samples,
+                                           processes, quick_precision, steps_an_hour,
+                                           train_classifier, train_diffusion, training_cost, watch_samples,
                                            watch_tensorboard, write_half)
 from .pretrained import (draw_guided, Pretrained, Release, available_weights,
                                              fetch_openai, from_openai, load_pretrained,

@@ -19,7 +19,7 @@ from .pretrained import available_weights, draw_guided, load_pretrained, on_devi
 from .samplers import ddim_sample, ddpm_sample
 from .schedules import linear_schedule
 from .training import (PRECISIONS, TIMESTEPS, Recipe, diffusion_loss, processes,
-                                           steps_an_hour, train_classifier, train_diffusion,
+                                           quick_precision, steps_an_hour, train_classifier, train_diffusion,
                                            training_cost, watch_samples, watch_tensorboard,
                                            write_half, write_whole)
 from .unet import UNet, UNetConfig
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
 NARROW = dict(channels=32, head_channels=32)
 EIGHT = NARROW | dict(image_size=8, in_channels=1, channel_mult=(1, 1), attention_resolutions=(4,))
 LONG = Recipe(steps=30_000, batch=256, warmup=500, ema_decay=0.9995, save_every=1000,
-              precision="bfloat16", channels_last=True)
+              precision="bfloat16", channels_last=True)  # or in the 16 bits that the machine has
 GUIDE = replace(LONG, steps=10_000, lr=3e-4, weight_decay=0.05, ema_decay=0.999)
 
 
@@ -154,6 +154,8 @@ def _planned(args, data):
 
 
 def _changed(recipe, args):
+    "`recipe`, if in 16 bits then in those of this machine, with what the command line changes."
+    if recipe.precision != "float32": recipe = replace(recipe, precision=quick_precision())
     given = {field.name: getattr(args, field.name) for field in dataclass_fields(Recipe)}
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TIMESTEPS', 'moving_average', 'Recipe', 'learning_rate', 'draw_batch', 'processes', 'backward',
-           'write_whole', 'write_text', 'write_tensors', 'read_tensors', 'State', 'clip_gradient', 'save_state',
-           'load_state', 'my_share', 'fit', 'provenance', 'loss_by_quarter', 'diffusion_loss', 'train_diffusion',
-           'train_classifier', 'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost', 'kept_bytes',
-           'training_cost', 'steps_an_hour', 'write_half']
+           'quick_precision', 'write_whole', 'write_text', 'write_tensors', 'read_tensors', 'State', 'clip_gradient',
+           'save_state', 'load_state', 'my_share', 'fit', 'provenance', 'loss_by_quarter', 'diffusion_loss',
+           'train_diffusion', 'train_classifier', 'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost',
+           'kept_bytes', 'training_cost', 'steps_an_hour', 'write_half']
 
 # %% ../nbs/10_training.ipynb #c04
 import json, math, os, shutil, subprocess, time
@@ -160,6 +160,16 @@ def backward(network, loss, schedule, share, weight, scaler, accumulate=1):
         losses.append(part.detach())
     return torch.cat(losses)
 
+# %% ../nbs/10_training.ipynb #c28b
+def quick_precision():
+    """Which of `PRECISIONS` this machine multiplies fastest: "bfloat16" where it is built in, on
+    an older GPU "float16", else "float32"."""
+    if torch.cuda.is_available():
+        built_in = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if built_in else "float16"
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # of x86 only
+    return "bfloat16" if asked() else "float32"
+
 # %% ../nbs/10_training.ipynb #c30
 def _network(model, recipe):
     "`model` as the loop calls it; its weights stay those of `model`."
@@ -269,6 +279,18 @@ def save_state(state, checkpoint, about):
     write_tensors(checkpoint, tensors, dict(about=about, scaler=state.scaler.state_dict()))
 
 
+def _differing(theirs, about):
+    "In words, what the record `theirs` of a run has otherwise than `about`."
+    if not isinstance(theirs, dict): return f"its record is {theirs!r}"
+    said = []
+    for name, now in about.items():
+        was = theirs.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            said += [f"{name}.{k} was {was.get(k)!r}, now {v!r}" for k, v in now.items() if was.get(k) != v]
+        elif was != now: said.append(f"{name} was {was!r}, now {now!r}")
+    return "; ".join(said) or f"it records {[k for k in theirs if k not in about]} too"
+
+
 def load_state(state, checkpoint, about):
     """Put what `checkpoint` holds into `state`. ValueError if it was written by a run that is
     not the same (`about`)."""
@@ -276,7 +298,7 @@ def load_state(state, checkpoint, about):
     theirs = found.get("about") if isinstance(found, dict) else None
     if theirs != about:
         raise ValueError(f"out must be a new folder or one of the same run; {checkpoint} "
-                         f"was written by another: {theirs}")
+                         f"was written by another: {_differing(theirs, about)}")
 
     def part(name):
         return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}

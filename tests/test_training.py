@@ -1,6 +1,6 @@
 """The training loop: what it averages, that it can be taken up again, and that networks hear all that they are told."""
-import io, json, math, os, socket, subprocess, sys
-from dataclasses import replace
+import argparse, io, json, math, os, socket, subprocess, sys
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from PIL import Image
 
 import guided_diffusion_edu as gde
 import training_in_processes as processes
-from guided_diffusion_edu import training
+from guided_diffusion_edu import cli, training
 from guided_diffusion_edu.diffusion import simple_loss
-from guided_diffusion_edu.training import State, draw_batch, fit, learning_rate, load_state, read_tensors, training_cost, write_half, write_whole
+from guided_diffusion_edu.training import State, draw_batch, fit, learning_rate, load_state, read_tensors, save_state, training_cost, write_half, write_tensors, write_whole
 
 SMALL = gde.UNetConfig(image_size=8, in_channels=1, channels=32, channel_mult=(1, 1), res_blocks=1, attention_resolutions=(), head_channels=32, learned_variance=False)
 RECIPE = gde.Recipe(steps=4, batch=8, save_every=2, warmup=1, ema_decay=0.5)
@@ -207,6 +207,29 @@ def test_another_runs_checkpoint_is_refused(tmp_path):
     processes.tiny_run(tmp_path, steps=1)
     state = State(processes.Tiny(), gde.Recipe(), 25)
     with pytest.raises(ValueError, match='out must be a new folder or one of the same run'): load_state(state, tmp_path / 'checkpoint', {'another': 1})
+
+
+def test_what_differs_from_another_run_is_said(tmp_path):
+    state = State(processes.Tiny(), gde.Recipe(), 25)
+    begun = dict(recipe=dict(precision='bfloat16', steps=9), note='a', extra=1)
+    save_state(state, tmp_path / 'checkpoint', begun)
+    for now, said in [(dict(begun, recipe=dict(precision='float16', steps=9)), "recipe.precision was 'bfloat16', now 'float16'$"),
+                      (dict(begun, note='b', recipe=dict(precision='float32', steps=8)), "was 'bfloat16', now 'float32'; recipe.steps was 9, now 8; note was 'a', now 'b'$"),
+                      (dict(recipe=begun['recipe'], note='a'), r"it records \['extra'\] too$")]:
+        with pytest.raises(ValueError, match=said): load_state(state, tmp_path / 'checkpoint', now)
+    write_tensors(tmp_path / 'checkpoint', {}, dict(about=None))
+    with pytest.raises(ValueError, match='its record is None$'): load_state(state, tmp_path / 'checkpoint', begun)
+
+
+@pytest.mark.parametrize('cuda, bfloat16, wanted', [(True, True, 'bfloat16'), (True, False, 'float16'), (False, True, 'bfloat16'), (False, False, 'float32')])
+def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wanted):
+    "Also in the plans of `gde train`, unless the command line says otherwise."
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: including_emulation or bfloat16)
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: bfloat16, raising=False)
+    assert gde.quick_precision() == wanted
+    said = lambda given=None: cli._changed(cli.SMALL['fashion-mnist'].diffusion, argparse.Namespace(**{field.name: None for field in fields(gde.Recipe)} | dict(precision=given)))
+    assert said().precision == wanted and said('float16').precision == 'float16'
 
 
 def test_history_by_quarter_by_hand():
