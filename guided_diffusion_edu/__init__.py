@@ -25,8 +25,8 @@ from .samplers import (ddim_invert, ddim_sample, ddpm_sample, guided_eps, guided
                                            score_from_eps)
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ResBlock,
                                          timestep_embedding)
-from .unet import (UNet, UNetConfig, draw_unet, recompute_stages, set_torso,
-                                       survey)
+from .unet import (UNet, UNetConfig, compile_stages, draw_unet,
+                                       recompute_stages, set_torso, survey)
 from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import (Images, centre_crop, data_card, digits_judge, from_pixels,
                                        load_data, padded, some_of_each, spread_within)

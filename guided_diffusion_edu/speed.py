@@ -10,7 +10,7 @@ import torch
 
 from .checks import require, require_between, require_whole
 from .free import interval_guidance
-from .unet import Stage, set_torso
+from .unet import compile_stages, set_torso
 
 
 def matmul_rate(size=1024, dtype=torch.float32, device="cpu", rounds=10):
@@ -72,14 +72,7 @@ def guidance_between(guidance, first, last):
 # %% ../nbs/21_fast.ipynb #c29
 def fast(model, dtype=torch.float32):
     """Make `model` (a `UNet` or a `Classifier`) ready to run fast: channels last in
-    memory, each stage compiled when it is first called (stages of one shape share the
-    result), the torso in `dtype` as in `set_torso`. In place; gives the model. Raises
-    torch's limit on compilations of one function to what the stages need."""
-    import torch._dynamo
+    memory, the torso in `dtype` as in `set_torso`, compiled as in `compile_stages`. In
+    place; gives the model."""
     set_torso(model, dtype).to(memory_format=torch.channels_last)
-    stages = [module for module in model.modules() if isinstance(module, Stage)]
-    limits = torch._dynamo.config
-    needed = 2 * len(stages)  # with gradient and without
-    limits.cache_size_limit = max(limits.cache_size_limit, needed)  # a name all versions have
-    for stage in stages: stage.compile(dynamic=False)
-    return model
+    return compile_stages(model)

@@ -27,7 +27,7 @@ from .diffusion import hybrid_loss, simple_loss
 from .objectives import SecondMomentSteps
 from .samplers import ddim_sample
 from .schedules import linear_schedule, respace
-from .unet import UNet
+from .unet import UNet, compile_stages
 from .viz import image_grid
 
 
@@ -174,7 +174,7 @@ def quick_precision():
 def _network(model, recipe):
     "`model` as the loop calls it; its weights stay those of `model`."
     device, dtype = next(model.parameters()).device, PRECISIONS[recipe.precision]
-    network = torch.compile(model) if recipe.compile else model
+    network = compile_stages(model) if recipe.compile else model
     if _world() > 1:
         network = torch.nn.parallel.DistributedDataParallel(network)
     if dtype is None: return network

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONDITIONING', 'RESAMPLING', 'PART', 'UNetConfig', 'widths', 'sizes', 'head_width', 'check_plan', 'check_widths',
            'residual', 'attention', 'Stage', 'TimeEmbedding', 'Encoder', 'check_pictures', 'check_classes',
-           'with_low_res', 'UNet', 'Part', 'survey', 'draw_unet', 'recompute_stages', 'set_torso']
+           'with_low_res', 'UNet', 'Part', 'survey', 'draw_unet', 'recompute_stages', 'compile_stages', 'set_torso']
 
 # %% ../nbs/07_unet.ipynb #c04
 from dataclasses import dataclass
@@ -330,6 +330,19 @@ def recompute_stages(model):
     for stage in model.modules():
         if isinstance(stage, Stage):
             stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
+    return model
+
+# %% ../nbs/07_unet.ipynb #c48b
+def compile_stages(model):
+    """Let torch compile each stage of `model` (a `UNet` or a `Classifier`; any other as a whole)
+    when it is first called; stages of one shape share the result. In place; gives the model.
+    Raises torch's limit on compilations of one function to what the stages need."""
+    import torch._dynamo  # here: it brings a compiler along
+    stages = [module for module in model.modules() if isinstance(module, Stage)] or [model]
+    limits = torch._dynamo.config
+    needed = 2 * len(stages)  # with gradient and without
+    limits.cache_size_limit = max(limits.cache_size_limit, needed)  # a name all versions have
+    for stage in stages: stage.compile(dynamic=False)
     return model
 
 # %% ../nbs/07_unet.ipynb #c50

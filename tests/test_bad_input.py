@@ -718,7 +718,7 @@ FORMULAS = set('''bound_weight decoder_log_prob eps_from_flow eps_from_mean eps_
     guided_velocity large_variance mean_from_eps posterior_mean posterior_variance score_from_eps small_variance step_variance target_weight
     guided_x_0 to_flow x0_from_eps masked replace_known'''.split())
 # What they are made of is tried above, or they take nothing that could be wrong.
-FORMULAS |= set('''Bits Particles Pretrained Release as_eps available_weights draw_unet fit frechet_distance guidance_on_flow model_card moving_average
+FORMULAS |= set('''Bits compile_stages Particles Pretrained Release as_eps available_weights draw_unet fit frechet_distance guidance_on_flow model_card moving_average
     of_class processes quick_precision recompute_stages rescaled_guidance score_table steps_an_hour tilted_law training_cost transfer_gap
     velocity_of waiting watch_tensorboard'''.split())
 

@@ -1,7 +1,7 @@
 """The training loop: what it averages, that it can be taken up again, and that networks hear all that they are told."""
 import argparse, io, json, math, os, socket, subprocess, sys
 from dataclasses import fields, replace
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import training_in_processes as processes
 from guided_diffusion_edu import cli, training
 from guided_diffusion_edu.diffusion import simple_loss
 from guided_diffusion_edu.training import State, draw_batch, fit, learning_rate, load_state, read_tensors, save_state, training_cost, write_half, write_tensors, write_whole
+from guided_diffusion_edu.unet import Stage
 
 SMALL = gde.UNetConfig(image_size=8, in_channels=1, channels=32, channel_mult=(1, 1), res_blocks=1, attention_resolutions=(), head_channels=32, learned_variance=False)
 RECIPE = gde.Recipe(steps=4, batch=8, save_every=2, warmup=1, ema_decay=0.5)
@@ -166,10 +167,11 @@ def test_a_lost_run_says_so(tmp_path):
 
 @pytest.mark.parametrize('fields, tolerance', [(dict(precision='bfloat16'), 0.02), (dict(precision='float16'), 0.005), (dict(channels_last=True), 1e-4), (dict(compile=True), 1e-4)], ids=lambda f: str(f))
 def test_ways_to_run_faster_learn_the_same(tmp_path, monkeypatch, fields, tolerance):
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))  # the tracing without the C++ compiler
+    monkeypatch.setattr(torch.nn.Module, 'compile', partialmethod(torch.nn.Module.compile, backend='eager'))  # the tracing without the C++ compiler
     (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
     _, average, losses = run(tmp_path / 'a')
     model, faster, found = run(tmp_path / 'b', recipe=replace(RECIPE, **fields))
+    assert fields != dict(compile=True) or all(stage._compiled_call_impl for stage in model.modules() if isinstance(stage, Stage))
     assert found == pytest.approx(losses, rel=tolerance) and (found != losses or 'precision' not in fields)
     assert faster.state_dict().keys() == average.state_dict().keys() and next(faster.parameters()).dtype == torch.float32
     assert model.encoder.first.weight.is_contiguous(memory_format=torch.channels_last) or 'channels_last' not in fields
