@@ -20,7 +20,7 @@ archive: book  # the whole site in one file, to be unpacked and read from a fold
 	@echo "The site in one file: $(CURDIR)/_build/html/guided_diffusion_edu-site.zip"
 
 test: $(INSTALLED)  # one thread a process: pools of threads that share cores slow each other down
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(INSTALLED)  # half an hour; writes results/bench-<device>.json and results/bench-evaluation.json
 	$(BIN)/pip install --quiet --editable ".[bench]"
@@ -37,7 +37,7 @@ test-gpu: $(INSTALLED)  # cells and tests that want a GPU; writes results/gpu-<d
 	$(BIN)/python tests/gpu.py
 
 coverage: $(INSTALLED)  # of the package, by the tests that import it; writes results/coverage.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore tests/site --ignore tests/test_notebooks.py --ignore tests/test_mutations.py --cov --cov-report=json:runs/coverage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/site --ignore tests/test_notebooks.py --ignore tests/test_mutations.py --cov --cov-report=json:runs/coverage.json
 	$(BIN)/python tests/covered.py runs/coverage.json
 
 mutate: $(INSTALLED)  # SAMPLE: mutants a module; writes results/mutation.json
