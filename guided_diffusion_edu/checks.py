@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['require', 'described', 'require_whole', 'require_finite', 'require_between', 'require_shape', 'require_floats',
-           'require_alike', 'require_indices', 'require_classes', 'require_class']
+           'require_alike', 'for_examples', 'require_indices', 'require_classes', 'require_class']
 
 # %% ../nbs/00_checks.ipynb #c04
 import math
@@ -31,7 +31,8 @@ def require_whole(least=1, **given):
 def require_finite(**given):
     "Each of `given`, a number or a tensor, must be finite."
     for name, value in given.items():
-        fits = value.isfinite().all() if isinstance(value, torch.Tensor) else math.isfinite(value)
+        try: fits = value.isfinite().all() if isinstance(value, torch.Tensor) else math.isfinite(value)
+        except TypeError: fits = False
         require(fits, name, "be a finite number", value)
 
 
@@ -59,6 +60,14 @@ def require_floats(**given):
 def require_alike(name, x, other, y):
     "The tensor `x`, named `name`, must have the shape of `y`, named `other`."
     require(described(x) == described(y), name, f"have the shape {described(y)} of {other}", described(x))
+
+
+def for_examples(scale, x):
+    "`scale`, a number or one for each example (B,), so that it multiplies `x` (B, ...)."
+    if not isinstance(scale, torch.Tensor) or scale.ndim == 0: return scale
+    fits = len(scale) == scale.numel() == len(x)
+    require(fits, "scale", f"be a number or have shape ({len(x)},)", tuple(scale.shape))
+    return scale.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def require_indices(y, name="y"):

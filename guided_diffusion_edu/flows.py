@@ -46,7 +46,7 @@ def sde_sample(model, schedule, shape, y=None, guidance=None, kappa=1.0, x_T=Non
 
     def step(x, i):
         alpha_bar, _ = _alpha_bars(schedule, i)
-        x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0)
+        x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0, finite)
         eps, gradient = eps_from_x0(x, x_0, alpha_bar), 0.0
         if guidance: gradient = _gradient(guidance, x, _timestep(schedule, i, x), finite)
         moved = x + reverse_drift(x, guided_score(eps, alpha_bar, gradient), spans[i], kappa)

@@ -11,7 +11,8 @@ import math
 import numpy as np
 import torch
 
-from .checks import require, require_alike, require_between, require_class, require_finite, require_indices
+from .checks import (for_examples, require, require_alike, require_between, require_class,
+                                         require_finite, require_indices)
 from .diffusion import at_steps, eps_from_x0, require_output, x0_from_eps
 from .exact import GaussianMixture
 from .samplers import ddim_sample
@@ -36,7 +37,7 @@ def of_class(model, y):
 
 def autoguidance(model, weaker, scale):
     """A model that goes from the answer of `weaker` to that of `model` and beyond, `scale` times
-    the way. A learned variance stays that of `model`.
+    the way (a number, or one for each example). A learned variance stays that of `model`.
 
     Eq. `eq-autoguidance`; Karras et al. 2024, Section 4.
     """
@@ -46,7 +47,7 @@ def autoguidance(model, weaker, scale):
         require_output(output, x_t)
         require_output(weak, x_t, "weaker must give")
         weak, eps = weak[:, :channels], output[:, :channels]
-        return torch.cat([weak + scale * (eps - weak), output[:, channels:]], 1)
+        return torch.cat([weak + for_examples(scale, x_t) * (eps - weak), output[:, channels:]], 1)
     return guided
 
 
@@ -74,7 +75,7 @@ def implicit_guidance(model, schedule, y, scale=1.0, null=None):
     def guidance(x_t, t):
         channels = x_t.shape[1]
         difference = (model(x_t, t, y) - model(x_t, t, nothing))[:, :channels]
-        return -scale * difference / per_example(width, t, x_t)
+        return -for_examples(scale, x_t) * difference / per_example(width, t, x_t)
     return guidance
 
 
@@ -182,9 +183,10 @@ def rescaled_guidance(model, weaker, schedule, scale, share=0.7):
 
     Eq. `eq-rescaled`; Lin et al. 2024, Section 3.4.
     """
+    require_finite(scale=scale)
     def guided(x_t, t, y=None):
         x_y, x_weak = _estimates((model, weaker), schedule, x_t, t, y)
-        x_0 = x_weak + scale * (x_y - x_weak)
+        x_0 = x_weak + for_examples(scale, x_t) * (x_y - x_weak)
         ratio = x_y.flatten(1).std(1) / x_0.flatten(1).std(1)  # (B,)
         x_0 = _by_example(share * ratio + 1 - share, x_t) * x_0
         return at_steps(eps_from_x0, [schedule.alpha_bars], t, x_t, x_0)
@@ -203,7 +205,7 @@ def projected_guidance(model, weaker, schedule, scale, parallel=0.0):
         change, flat = x_y - x_weak, x_y.flatten(1)
         length = (change.flatten(1) * flat).sum(1) / (flat * flat).sum(1)  # (B,)
         along = _by_example(length, x_t) * x_y
-        x_0 = x_y + (scale - 1) * (change - (1 - parallel) * along)
+        x_0 = x_y + for_examples(scale - 1, x_t) * (change - (1 - parallel) * along)
         return at_steps(eps_from_x0, [schedule.alpha_bars], t, x_t, x_0)
     return guided
 

@@ -9,14 +9,15 @@ import math
 
 import torch
 
-from .checks import require, require_alike, require_finite, require_indices
+from .checks import for_examples, require, require_alike, require_finite, require_indices
 from .diffusion import noise_like
 from .schedules import per_example, respace
 
 
 def log_prob_guidance(log_prob, scale=1.0):
     """`guidance(x_t, t)`: the gradient, in x_t, of `scale` * `log_prob(x_t, t)`, any
-    differentiable log-probability, (B,), up to a constant.
+    differentiable log-probability, (B,), up to a constant. `scale`: a number, or one for each
+    example, (B,).
 
     Eq. `eq-scaled-shift`; Dhariwal and Nichol 2021, Section 4.3.
     """
@@ -29,7 +30,7 @@ def log_prob_guidance(log_prob, scale=1.0):
                 raise ValueError(f"log_prob must give shape ({len(x)},), one value an example, "
                                  f"got {tuple(values.shape)}")
             require(values.requires_grad, "log_prob", "be differentiable in x_t", "what is not")
-            return scale * torch.autograd.grad(values.sum(), x)[0]
+            return for_examples(scale, x_t) * torch.autograd.grad(values.sum(), x)[0]
     return guidance
 
 
@@ -37,7 +38,7 @@ def classifier_guidance(classifier, y, scale=1.0):
     """`guidance(x_t, t)`: the gradient, in x_t, of `scale` * log p(y | x_t).
 
     `classifier(x_t, t)` gives logits or log-probabilities (B, classes); `y`: wanted classes,
-    long (B,). The result is g times s.
+    whole numbers (B,); `scale`: a number, or one for each example, (B,). The result is g times s.
 
     Eq. `eq-taylor`; Dhariwal and Nichol 2021, Eqs. 5 and 6.
     """
@@ -47,7 +48,7 @@ def classifier_guidance(classifier, y, scale=1.0):
     def log_prob(x_t, t):
         log_probs = classifier(x_t, t).log_softmax(-1)  # (B, classes)
         _require_answers(log_probs, len(x_t), y.shape, low, high)
-        return log_probs.gather(1, y[:, None])[:, 0]
+        return log_probs.gather(1, y.long()[:, None])[:, 0]
     return log_prob_guidance(log_prob, scale)
 
 
@@ -107,11 +108,13 @@ def error_law(variance, gradient, hessian, third):
 # %% ../nbs/04_taylor_guidance.ipynb #c15
 def exact_guidance(world, schedule, y, scale=1.0):
     """`guidance(x_t, t)` of the `GaussianMixture` `world` in closed form, for classes `y` (B,):
-    the exact gradient of `scale` * log p(y | x_t). Eq. `eq-bayes-score`."""
+    the exact gradient of `scale` * log p(y | x_t), `scale` as in `classifier_guidance`.
+    Eq. `eq-bayes-score`."""
     require_indices(y)
+    require_finite(scale=scale)
     eps, width = world.denoiser(schedule), (1 - schedule.alpha_bars).sqrt()
     def guidance(x_t, t):
-        return scale * (eps(x_t, t) - eps(x_t, t, y)) / per_example(width, t, x_t)
+        return for_examples(scale, x_t) * (eps(x_t, t) - eps(x_t, t, y)) / per_example(width, t, x_t)
     return guidance
 
 # %% ../nbs/04_taylor_guidance.ipynb #c21

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .checks import (require_alike, require_classes, require_floats, require_indices,
-                                         require_shape, require_whole)
+from .checks import (described, require_alike, require_classes, require_floats,
+                                         require_indices, require_shape, require_whole)
 from .diffusion import (eps_from_x0, large_variance, learned_variance,
                                             noise_like, posterior_mean, require_output, small_variance,
                                             x0_from_eps)
@@ -91,7 +91,7 @@ def _require_classes(y, batch, model):
 @torch.no_grad()
 def _walk(step, x, start, progress, trajectory, finite):
     """From index `start` to the cleanest level: x = step(x, i). `finite`: what the steps noted of
-    their gradients, looked at in the end."""
+    the numbers that they were given, looked at in the end."""
     path = [x]
     for i in tqdm(range(start, -1, -1), disable=not progress):
         x = step(x, i)
@@ -108,12 +108,18 @@ def _timestep(schedule, i, x):
     return torch.full((len(x),), schedule.timesteps[i].item(), device=x.device)
 
 
-def _predict(model, schedule, x, i, y, clip, edit_x_0):
+def _note(finite, who, x, t, answer):
+    "Add to the list `finite` what `who` gave at x, t: whether it is finite, and how large x was."
+    finite.append((who, t[:1], x.abs().amax(), answer.isfinite().all()))
+
+
+def _predict(model, schedule, x, i, y, clip, edit_x_0, finite):
     """The model's estimate of x_0, edited and clipped if asked for, and what else it says (v, or
-    an empty tensor)."""
+    an empty tensor). `finite`: as in `_gradient`."""
     t, channels = _timestep(schedule, i, x), x.shape[1]
     output = model(x, t, y)
     require_output(output, x)
+    _note(finite, "model must give finite numbers", x, t, output)
     output = output.to(x.dtype)
     x_0 = x0_from_eps(x, output[:, :channels], schedule.alpha_bars[i].item())
     if edit_x_0: x_0 = edit_x_0(x_0, t)
@@ -122,19 +128,22 @@ def _predict(model, schedule, x, i, y, clip, edit_x_0):
 
 def _gradient(guidance, x, t, finite):
     "What `guidance` says at x, t; adds to the list `finite` whether it is."
-    gradient = guidance(x, t).to(x.dtype)
-    if gradient.shape != x.shape:
+    gradient = guidance(x, t)
+    fits = isinstance(gradient, torch.Tensor) and gradient.shape == x.shape
+    if not fits:
         raise ValueError(f"guidance must give a gradient of the shape {tuple(x.shape)} of x_t, "
-                         f"got {tuple(gradient.shape)}")
-    finite.append((t[:1], gradient.isfinite().all()))
+                         f"got {described(gradient)}")
+    gradient = gradient.to(x.dtype)
+    _note(finite, "guidance must give finite gradients", x, t, gradient)
     return gradient
 
 
 def _require_finite(finite):
-    for t, fine in finite:
+    for said, t, largest, fine in finite:
+        if not largest.isfinite():
+            raise ValueError(f"x_T and guidance must keep x_t finite, and at t = {t.item()} it is not")
         if not fine:
-            raise ValueError("guidance must give finite gradients, and at t = "
-                             f"{t.item()} it did not")
+            raise ValueError(f"{said}, and at t = {t.item()} it did not (x_t was up to {largest:.3g})")
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c18
 VARIANCES = {"small": small_variance, "large": large_variance}
@@ -173,7 +182,7 @@ def ddpm_sample(model, schedule, shape, y=None, guidance=None, gradient_at="x_t"
 
     def step(x, i):
         alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
-        x_0, v = _predict(model, schedule, x, i, y, clip, edit_x_0)
+        x_0, v = _predict(model, schedule, x, i, y, clip, edit_x_0, finite)
         mean = posterior_mean(x_0, x, alpha_bar, alpha_bar_prev)  # line 3
         spread = _variance(variance, v, schedule, i, x)
         if guidance and gradient_at == "x_t":
@@ -216,7 +225,7 @@ def ddim_sample(model, schedule, shape, y=None, guidance=None, eta=0.0,
 
     def step(x, i):
         alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
-        x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0)
+        x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0, finite)
         eps = eps_from_x0(x, x_0, alpha_bar)
         if guidance:
             gradient = _gradient(guidance, x, _timestep(schedule, i, x), finite)
@@ -239,14 +248,18 @@ def ddim_invert(model, schedule, x_0, y=None, guidance=None, progress=False):
     """
     require_schedule(schedule)
     require_floats(x_0=x_0)
-    x = x_0
+    x, finite = x_0, []
     for i in tqdm(range(len(schedule)), disable=not progress):
         below = max(i - 1, 0)  # the clean end has no level: ask at the first
         t = _timestep(schedule, below, x)
         eps = model(x, t, y)
         require_output(eps, x)
+        _note(finite, "model must give finite numbers", x, t, eps)
         eps = eps[:, :x.shape[1]]
-        if guidance: eps = guided_eps(eps, schedule.alpha_bars[below].item(), guidance(x, t))
+        if guidance:
+            gradient = _gradient(guidance, x, t, finite)
+            eps = guided_eps(eps, schedule.alpha_bars[below].item(), gradient)
         alpha_bar, alpha_bar_prev = _alpha_bars(schedule, i)
         x = alpha_bar ** 0.5 * x0_from_eps(x, eps, alpha_bar_prev) + (1 - alpha_bar) ** 0.5 * eps
+    _require_finite(finite)
     return x

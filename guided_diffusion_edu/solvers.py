@@ -42,7 +42,7 @@ def two_m(x_0, x_0_before, h, h_before):
 # %% ../nbs/16_few_steps.ipynb #c06
 def _estimate(model, schedule, x, i, y, guidance, clip, edit_x_0, finite):
     "The guided estimate of x_0 at index `i`, (B, C, ...): one evaluation."
-    x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0)
+    x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0, finite)
     if not guidance: return x_0
     gradient = _gradient(guidance, x, _timestep(schedule, i, x), finite)
     return guided_x_0(x_0, schedule.alpha_bars[i].item(), gradient)

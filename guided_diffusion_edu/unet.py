@@ -280,9 +280,11 @@ def survey(model, x_t, t, **inputs):
     hooks = [module.register_forward_hook(lambda m, _, out, name=name: passed.append((name, m, out)))
              for name, module in model.named_modules() if PART.fullmatch(name)]
     # the plain formula of attention: the counter passes over some of the fused kernels
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x_t, t, **inputs)
-    for hook in hooks: hook.remove()
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x_t, t, **inputs)
+    finally:
+        for hook in hooks: hook.remove()
     counts = counter.get_flop_counts()
     return [Part(name, out.shape[1], out.shape[-1] if out.ndim == 4 else 1,
                  any(isinstance(part, AttentionBlock) for part in module.modules()),

@@ -543,7 +543,7 @@ COMMANDS = [
     ('sample --out a.png --seed x', "invalid seed value: 'x'"), ('sample --out a.png --seed 99999999999999999999', 'invalid seed value'),
     ('sample --out a.png --seed -1', 'invalid seed value'), ('sample --out a.png --sampler euler', "invalid choice: 'euler'"), ('sample --out a.gif', '--out must be a .png or .npz file'),
     ('sample --out no/a.png', '--out must be in a folder that exists'), ('sample --out a.png --weights .', 'no diffusion.json'),
-    ('sample --out a.png --count 2 --scale 1e38 --steps 2', 'guidance must give finite gradients'),
+    ('sample --out a.png --count 2 --scale 1e38 --steps 2', 'must give finite numbers, and at t = 0 it did not (x_t was up to '),
     ('train', 'required: what'), ('train diffusion', 'required: --data'), ('train both --data digits --out a', "invalid choice: 'both'"),
     ('train diffusion --data lions --out a', 'data must be'), ('train diffusion --data folder:lions --out a', 'data must be a folder'),
     ('train diffusion --data emoji:lions --out a', 'data must be emoji'), ('train diffusion --data digits --out a --steps 0', '--steps must be at least 1'),

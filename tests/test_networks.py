@@ -507,3 +507,9 @@ def test_the_drawing_joins_what_the_network_joins():
         assert parts[int(left)].size == parts[int(right)].size and parts[int(left)].name.startswith('encoder') and parts[int(right)].name.startswith('up')
         taken = model.up[int(parts[int(right)].name.split('.')[1])].residual.norm.num_channels  # h and the skip together
         assert taken == parts[int(right) - 1].channels + parts[int(left)].channels
+
+
+def test_a_survey_that_fails_leaves_nothing_behind():
+    model = gde.UNet(gde.UNetConfig(**SMALL))
+    with pytest.raises(Exception): gde.survey(model, torch.zeros(1, 1, 7, 7), torch.zeros(1, dtype=torch.long))
+    assert not any(module._forward_hooks for module in model.modules())

@@ -148,6 +148,41 @@ def test_the_dtype_is_that_of_x_T(linear, sampler):
     finally: torch.set_default_dtype(torch.float32)
 
 
+def test_a_scale_for_each_example(world, linear):
+    "Also where the batch is as large as a picture is wide, and (B,) would broadcast over columns."
+    x, t, y = torch.randn(4, 2, 4, 4), torch.full((4,), 300), torch.tensor([0, 1, 1, 0])
+    classifier = lambda x, t: x.flatten(1)[:, :2] * x.flatten(1)[:, 2:4]
+    model, weaker = lambda x, t, y=None: 2 * x, lambda x, t, y=None: 0.5 * x ** 2
+    scale = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    ways = [lambda s, n: gde.classifier_guidance(classifier, y[n], s)(x[n], t[n]), lambda s, n: gde.autoguidance(model, weaker, s)(x[n], t[n]),
+            lambda s, n: gde.rescaled_guidance(model, weaker, linear, s)(x[n], t[n]), lambda s, n: gde.projected_guidance(model, weaker, linear, s)(x[n], t[n]),
+            lambda s, n: gde.implicit_guidance(lambda x, t, y: x * (1 if y is None else y[:, None, None, None] + 2), linear, y[n], s)(x[n], t[n])]
+    for way in ways:
+        one_by_one = torch.cat([way(scale[n].item(), slice(n, n + 1)) for n in range(4)])
+        assert torch.allclose(way(scale, slice(None)), one_by_one, atol=1e-5) and torch.equal(way(scale.view(4, 1, 1, 1), slice(None)), way(scale, slice(None)))
+        with pytest.raises(ValueError, match=r'scale must be a number or have shape \(4,\), got \(3,\)'): way(scale[:3], slice(None))
+        with pytest.raises(ValueError, match='scale must be a finite number, got nan'): way(float('nan'), slice(None))
+        with pytest.raises(ValueError, match=r'scale must be a finite number, got \[1, 2\]'): way([1, 2], slice(None))
+    of_each = gde.exact_guidance(world, linear, y, scale)(x[:, :, 0, 0], t)
+    assert torch.allclose(of_each, scale[:, None] * gde.exact_guidance(world, linear, y)(x[:, :, 0, 0], t))
+
+
+@pytest.mark.parametrize('sampler', [*SAMPLERS, gde.dpmpp_2m_sample, gde.heun_sample, gde.sde_sample], ids=lambda f: f.__name__)
+def test_who_gave_the_first_nan_is_said(world, linear, sampler):
+    s, model = gde.respace(linear, 4), world.denoiser(linear)
+    lost = lambda x, t, y=None: model(x, t) / (t[0] != s.timesteps[2])  # from the second step on
+    for guidance in (None, lambda x, t: -x):
+        with pytest.raises(ValueError, match=f'model must give finite numbers, and at t = {s.timesteps[2]} it did not'): sampler(lost, s, (2, 2), guidance=guidance)
+    with pytest.raises(ValueError, match=f'x_T and guidance must keep x_t finite, and at t = {s.timesteps[3]} it is not'): sampler(model, s, (2, 2), x_T=torch.full((2, 2), torch.inf))
+
+
+def test_inversion_says_who_was_not_finite(world, linear):
+    s, model, x = gde.respace(linear, 4), world.denoiser(linear), torch.ones(2, 2)
+    with pytest.raises(ValueError, match='model must give finite numbers'): gde.ddim_invert(lambda x, t, y=None: x / 0, s, x)
+    with pytest.raises(ValueError, match='guidance must give finite gradients'): gde.ddim_invert(model, s, x, guidance=lambda x, t: x / 0)
+    with pytest.raises(ValueError, match='guidance must give a gradient of the shape'): gde.ddim_invert(model, s, x, guidance=lambda x, t: None)
+
+
 def test_errors_name_the_argument(world, linear):
     model, s = world.denoiser(linear), gde.respace(linear, 3)
     for wrong, said in ((dict(gradient_at='mu'), 'gradient_at must be'), (dict(x_T=torch.zeros(3, 2)), r'x_T must have the shape \(2, 2\)')):
