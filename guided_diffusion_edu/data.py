@@ -106,17 +106,36 @@ def centre_crop(picture, size):
 UNFIT = ("refuse", "skip")
 
 
+def _in_8_bits(picture):
+    "A PIL image, as it is or, if grey in 16 bits, brought to 8. ValueError for other numbers."
+    if not picture.mode.startswith(("I", "F")): return picture
+    import numpy
+    from PIL import Image
+    grey = numpy.asarray(picture, dtype=float)
+    if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(f"a picture must have 8 or 16 bits, got {picture.mode}")
+    return Image.fromarray((grey / 257).round().astype("uint8"))
+
+
+def _on_white(picture, size):
+    "The PIL image `picture` with its transparency as uint8 (3, size, size)."
+    from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return pil_to_tensor(centre_crop(Image.alpha_composite(white, picture).convert("RGB"), size))
+
+
 def _square(path, size):
     "The picture at `path` as uint8 (3, size, size), or a string that says why not."
     from PIL import Image, ImageOps
-    from torchvision.transforms.functional import pil_to_tensor
     try:
-        with Image.open(path) as file: picture = ImageOps.exif_transpose(file).convert("RGB")
+        with Image.open(path) as file: picture = _in_8_bits(ImageOps.exif_transpose(file))
     except Exception as error:  # a damaged picture makes its reader stumble in any way
         return f"cannot be read ({type(error).__name__})"
     if min(picture.size) < size:
         return f"is {picture.size[0]} x {picture.size[1]}, smaller than {size}"
-    return pil_to_tensor(centre_crop(picture, size))
+    return _on_white(picture, size)
 
 
 def _without_unfit(paths, pictures, unfit):
@@ -153,15 +172,6 @@ def _gathered(paths, labels, names, size, unfit):
 
 # %% ../nbs/09_data.ipynb #c26
 EMOJI_GROUPS = Path("/usr/share/unicode/emoji/emoji-test.txt")  # Debian's unicode-data
-
-
-def _on_white(picture, size):
-    "The PIL image `picture` with its transparency as uint8 (3, size, size)."
-    from PIL import Image
-    from torchvision.transforms.functional import pil_to_tensor
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return pil_to_tensor(centre_crop(Image.alpha_composite(white, picture).convert("RGB"), size))
 
 
 def _emoji_package(path, size):

@@ -252,9 +252,9 @@ class Features(NamedTuple):
 
 class Judge(nn.Module):
     "A small classifier of clean pictures: `judge(pixels)` of uint8 (B, C, H, W) gives `Features`."
-    def __init__(self, channels, names):
+    def __init__(self, channels, size, names):
         super().__init__()
-        self.channels, self.names = channels, names
+        self.channels, self.size, self.names = channels, tuple(size), names
         self.maps = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(),
                                   nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
                                   nn.AdaptiveAvgPool2d(4))
@@ -268,6 +268,8 @@ class Judge(nn.Module):
         if x.shape[1] != self.channels:
             raise ValueError(f"pixels must have {self.channels} channels for these features, "
                              f"got {x.shape[1]}")
+        require(x.shape[2:] == self.size, "pixels", f"be of size {self.size} for these features",
+                tuple(x.shape[2:]))
         maps = self.maps(x)  # (B, 32, 4, 4)
         pool = self.pool(maps)  # (B, 64)
         return Features(pool, maps[:, :7].flatten(1), self.head(pool).softmax(1))
@@ -279,7 +281,7 @@ def train_judge(data, steps=None, batch=64, seed=0):
     steps = steps or max(300, 2 * len(data.labels) // batch)
     with torch.random.fork_rng(devices=[]):  # nobody else's random numbers move
         torch.manual_seed(seed)
-        judge = Judge(data.pixels.shape[1], data.names)
+        judge = Judge(data.pixels.shape[1], data.pixels.shape[2:], data.names)
         optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(steps):
@@ -350,12 +352,13 @@ class Inception(nn.Module):
         return Features(pool, spatial, logits.softmax(1))
 
 
-def feature_network(name):
+def feature_network(name, size=None):
     """The network that `--features` names: "inception", "inception:PATH" of its weights, or a
-    data set (see `load_data`) on which a `Judge` is trained."""
+    data set (see `load_data`) on which a `Judge` is trained, for pictures of `size` x `size`
+    (default: the data's own)."""
     if name == "inception" or name.startswith("inception:"):
         return Inception(name.removeprefix("inception").removeprefix(":") or None)
-    return judge_of(name)
+    return judge_of(name, size)
 
 # %% ../nbs/12_evaluation.ipynb #c48
 import math, zipfile
@@ -509,7 +512,8 @@ def scores(reference, samples, labels=None, repeats=100, seed=0):
         if repeats: interval = bootstrap_interval(statistic, rows, repeats, generator=g)
         table[name] = (float(statistic(rows)), *interval)
     add("FID", lambda rows: frechet_distance(moments(rows), reference.law), samples.pool)
-    table["FID infinity"] = (fid_infinity(reference.law, samples.pool, generator=g), None, None)
+    subsets = torch.Generator().manual_seed(seed)  # whatever the intervals have drawn
+    table["FID infinity"] = (fid_infinity(reference.law, samples.pool, generator=subsets), None, None)
     table["sFID"] = (frechet_distance(samples.spatial, reference.spatial), None, None)
     add("IS", split_inception_score, samples.probs)
     if reference.pool is not None:

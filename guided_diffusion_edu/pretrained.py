@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .checks import require_shape
+from .checks import described, require, require_shape
 from .classifier import AttentionPool, Classifier, ClassifierConfig
 from .layers import (AttentionBlock, ConvResampling, ResBlock, keep,
                                          queries_first)
@@ -38,7 +38,7 @@ class Pretrained:
     """What `load_pretrained` gives: a trained `model`, its noisy `classifier`, their
     `schedule`, the classes' names, and the records of the training."""
     model: nn.Module
-    classifier: nn.Module
+    classifier: nn.Module | None
     schedule: Schedule
     labels: tuple
     records: dict
@@ -69,6 +69,16 @@ def _load(kind, network, config, folder):
     return model.eval().requires_grad_(False), record
 
 
+def _check_pair(folder, diffusion, classifier):
+    "Raise ValueError unless the classifier can guide the model, by the records of both."
+    for what in ("classes", "schedule"):
+        require(diffusion[what] == classifier[what], f"weights in {folder}", f"be of the same {what}",
+                f"{diffusion[what]} and {classifier[what]}")
+    for what in ("image_size", "in_channels"):
+        ours, theirs = diffusion["config"][what], classifier["config"][what]
+        require(ours == theirs, f"weights in {folder}", f"have the same {what}", f"{ours} and {theirs}")
+
+
 def available_weights():
     "Names of the weights in the package."
     return sorted(p.name for p in WEIGHTS.iterdir() if p.is_dir()) if WEIGHTS.is_dir() else []
@@ -76,23 +86,28 @@ def available_weights():
 
 def load_pretrained(name):
     """The weights `name`: one of `available_weights()`, or a folder that `train_diffusion` and
-    `train_classifier` have filled. Gives `Pretrained`."""
+    `train_classifier` have filled, or the first alone: then there is no classifier, None. Gives
+    `Pretrained`. ValueError for what does not belong together."""
     folder = WEIGHTS / name if name in available_weights() else Path(name)
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    alone = not any((folder / file).is_file() for file in FILES[2:])
+    missing = [file for file in (FILES[:2] if alone else FILES) if not (folder / file).is_file()]
     if missing:
         raise ValueError(f"weights must be one of {available_weights()} or a folder with "
                          f"diffusion and classifier weights, got {name!r} (no {', '.join(missing)} there)")
     model, diffusion = _load("diffusion", UNet, UNetConfig, folder)
-    classifier, record = _load("classifier", Classifier, ClassifierConfig, folder)
     schedule = SCHEDULES[diffusion["schedule"]["name"]](diffusion["schedule"]["T"])
-    records = dict(diffusion=diffusion, classifier=record)
+    classifier, records = None, dict(diffusion=diffusion)
+    if not alone:
+        classifier, records["classifier"] = _load("classifier", Classifier, ClassifierConfig, folder)
+        _check_pair(folder, **records)
     return Pretrained(model, classifier, schedule, tuple(diffusion["classes"]), records)
 
 # %% ../nbs/11_pretrained.ipynb #c16
 def on_device(found):
     "`found` (`Pretrained`), its networks moved to a GPU where there is one."
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found.model.to(device); found.classifier.to(device)
+    for network in (found.model, found.classifier):
+        if network is not None: network.to(device)
     return found
 
 
@@ -102,8 +117,10 @@ def draw_guided(found, y, steps=25, scale=3.0, sampler=ddim_sample, seed=0, bloc
     (`Pretrained`).
 
     A scale of 0 does not ask the classifier. Same seed and block, same pixels. `options` go to
-    the sampler.
+    the sampler. ValueError for a scale other than 0 without a classifier.
     """
+    require(isinstance(scale, (int, float)), "scale", "be a number", described(scale))
+    require(not scale or found.classifier is not None, "scale", "be 0 where the weights have no classifier", scale)
     model, classes = found.model, len(found.labels)
     if not len(y) or y.min() < 0 or y.max() >= classes:
         raise ValueError(f"y must be one or more classes in [0, {classes}), got {y.tolist()[:8]}")

@@ -110,7 +110,8 @@ def _timestep(schedule, i, x):
 
 def _note(finite, who, x, t, answer):
     "Add to the list `finite` what `who` gave at x, t: whether it is finite, and how large x was."
-    finite.append((who, t[:1], x.abs().amax(), answer.isfinite().all()))
+    largest = x.abs().amax() if len(x) else x.sum()
+    finite.append((who, t[:1], largest, answer.isfinite().all()))
 
 
 def _predict(model, schedule, x, i, y, clip, edit_x_0, finite):

@@ -10,7 +10,7 @@ def matching_scale(r, width):
     return 1 + r ** 2 * (1 - 1 / width ** 2)
 
 # %% ../nbs/12a_tradeoff.ipynb #c17
-import json, time
+import hashlib, json, time
 from pathlib import Path
 
 import torch
@@ -46,6 +46,14 @@ def _resumed(out, about):
     return record
 
 
+def _sha256(found):
+    "Of both networks' numbers, so that a record does not go on with others."
+    digest = hashlib.sha256()
+    for network in filter(None, (found.model, found.classifier)):
+        for tensor in network.state_dict().values(): digest.update(tensor.cpu().numpy())
+    return digest.hexdigest()
+
+
 def _table(reference, judge, pixels, y):
     return scores(reference, extract(judge, pixels), y)
 
@@ -55,7 +63,8 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     """Measure FID, IS, precision, recall, density, coverage and accuracy of the weights `weights`
     for all `scales`, `steps` and `WAYS` into the JSON file `out`, point by point; what is there
     is kept. `data`: the real ones (default: of the weights' name), all of them for FID and the
-    first `MANIFOLD` for their neighbourhoods. Gives the record.
+    first `MANIFOLD` for their neighbourhoods; of "folder:PATH" none is held out, so its real
+    ones are not measured. Gives the record.
 
     A model that is told the class stands a scale of 1 ahead: Eq. `eq-told-ahead`.
     """
@@ -65,10 +74,11 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     reference = extract(judge, train.pixels)
     reference = reference._replace(pool=reference.pool[:MANIFOLD])
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
-                 seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels))
+                 seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels),
+                 weights_sha256=_sha256(found))
     record = _resumed(out, about)
     record["commands"].append(dict(command=command, **provenance()))
-    if "real" not in record:
+    if "real" not in record and not data.startswith("folder:"):
         record["real"] = _table(reference, judge, held_out.pixels[:count], held_out.labels[:count])
     known = {(row["way"], row["scale"], row["steps"]) for row in record["rows"]}
     for point in [(way, s, n) for s in scales for n in steps for way in WAYS]:

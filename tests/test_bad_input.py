@@ -534,8 +534,11 @@ def test_a_bad_file_is_refused_in_one_line_and_runs_nothing(tmp_path, said, use)
 
 COMMANDS = [
     ('', 'the following arguments are required: verb'), ('fly', "invalid choice: 'fly'"), ('sample', 'required: --out'),
-    ('sample --out a.png --weights lion', 'weights must be one of'), ('sample --out a.png --label 10', '--label must be a class in [0, 10), got 10'),
-    ('sample --out a.png --label -1', '--label must be a class'), ('sample --out a.png --label 1.5', "invalid int value: '1.5'"),
+    ('sample --out a.png --weights lion', 'weights must be one of'), ('sample --out a.png --label 10', "--label must be a class in [0, 10) or one of ['0'"),
+    ('sample --out a.png --label -1', '--label must be a class'), ('sample --out a.png --label 1.5', "got '1.5'"), ('sample --out a.png --eta 0.5 --sampler ddpm', '--eta must be with --sampler ddim only, got ddpm'),
+    ('sample --out a.png --gradient-at mean', '--gradient-at must be with --sampler ddpm only, got ddim'), ('sample --out a.png --eta 2', 'eta must be between'), ('pack a a', 'out must be another folder than run_folder'),
+    ('data --data digits --image-size 16', '--image-size must be with folder:PATH or emoji:PATH only, got 16'), ('train diffusion --data emoji:x --unfit skip --out a', '--unfit must be with folder:PATH only, got skip'),
+    ('data --data digits --out a.jpg', "--out must be a .png file, got 'a.jpg'"), ('evaluate a.npz b.npz --out no/a.json', '--out must be in a folder that exists'), ('tradeoff --out no/a.json', '--out must be in a folder that exists'),
     ('sample --out a.png --scale nan', '--scale must be a finite number'), ('sample --out a.png --scale inf', '--scale must be a finite number'),
     ('sample --out a.png --scale much', "invalid float value: 'much'"), ('sample --out a.png --steps 0', 'steps must be between'),
     ('sample --out a.png --steps 1001', 'steps must be between'), ('sample --out a.png --steps ddim999', "'ddim999'"), ('sample --out a.png --steps ten', "got 'ten'"),
@@ -551,7 +554,7 @@ COMMANDS = [
     ('train diffusion --data digits --out a --ema-decay 1', 'ema_decay must be'), ('train diffusion --data digits --out a --precision int8', "invalid choice: 'int8'"),
     ('train diffusion --data digits --out a --seed -1', 'seed must be'), ('train diffusion --data digits --out a --small', '--small must be with --data'),
     ('train classifier --data digits --out a --accumulate 3 --no-samples', 'batch must be a multiple'), ('train diffusion --data folder:. --image-size 0 --out a', 'image_size must be'),
-    ('data --data lions', 'data must be'), ('data --data digits --unfit guess', "invalid choice: 'guess'"), ('data --data digits --out no/a.png', 'no/a.png must be in a folder that exists'),
+    ('data --data lions', 'data must be'), ('data --data digits --unfit guess', "invalid choice: 'guess'"), ('data --data digits --out no/a.png', "--out must be in a folder that exists, got 'no/a.png'"),
     ('pack no out', 'source must be a folder with trained weights'), ('pack', 'required'), ('evaluate a.npz', 'required: B'), ('evaluate a.npz b.npz', 'batch must be a file'),
     ('evaluate a.npz b.npz --repeats x', 'invalid int value'), ('tradeoff --out a.json --count 5', '--count must be more than 128'),
     ('tradeoff --out a.json --scales 1,x', 'invalid list of float value'), ('tradeoff --out a.json --steps 5,', 'invalid list of int value'),

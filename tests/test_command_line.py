@@ -47,8 +47,8 @@ def test_label_and_seed_count(tmp_path):
 
 @pytest.mark.parametrize('wrong, said', [
     ('--weights lion', "weights must be one of ['digits', 'emoji', 'fashion-mnist'] or a folder"),
-    ('--label 99', '--label must be a class in [0, 10), got 99'),
-    ('--label three', "argument --label: invalid int value: 'three'"),
+    ('--label 99', "--label must be a class in [0, 10) or one of ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], got '99'"),
+    ('--label three', "got 'three'"),
     ('--steps 0', 'steps must be between 1 and 1000'),
     ('--steps 1', 'at least 2 steps'),
     ('--steps ddim999', "'ddim999'"),
@@ -202,3 +202,59 @@ def test_drawn_by_the_block():
     assert torch.equal(pixels, gde.viz.to_pixels(torch.cat(parts)))
     with pytest.raises(ValueError, match=r'y must be one or more classes in \[0, 10\), got \[0, 10\]'): gde.draw_guided(found, torch.tensor([0, 10]))
     with pytest.raises(ValueError, match='one or more classes'): gde.draw_guided(found, torch.tensor([], dtype=torch.long))
+
+
+def test_weights_without_a_classifier_draw_without_guidance(tmp_path, root):
+    import shutil
+    (tmp_path / 'w').mkdir()
+    for name in ('diffusion.json', 'diffusion.safetensors'): shutil.copy(root / 'guided_diffusion_edu' / 'weights' / 'digits' / name, tmp_path / 'w')
+    found = gde.load_pretrained(str(tmp_path / 'w'))
+    assert found.classifier is None and list(found.records) == ['diffusion']
+    sample = ['sample', '--weights', str(tmp_path / 'w'), '--count', '2', '--steps', '2', '--out', str(tmp_path / 'a.png')]
+    assert main([*sample, '--scale', '0']) == 0 and main(sample) == 2
+    with pytest.raises(ValueError, match='scale must be 0 where the weights have no classifier, got 2'): gde.draw_guided(found, torch.tensor([1]), scale=2)
+    with pytest.raises(ValueError, match='scale must be a number, got'): gde.draw_guided(found, torch.tensor([1]), scale=torch.ones(1))
+
+
+@pytest.mark.parametrize('change, said', [(dict(classes=list('abcdefghij')), 'be of the same classes'), (dict(schedule=dict(name='cosine', T=1000)), 'be of the same schedule')])
+def test_two_networks_that_do_not_belong_together(tmp_path, root, change, said):
+    import shutil
+    shutil.copytree(root / 'guided_diffusion_edu' / 'weights' / 'digits', tmp_path / 'w')
+    record = json.loads((tmp_path / 'w' / 'classifier.json').read_text())
+    (tmp_path / 'w' / 'classifier.json').write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=f'weights in .* must {said}'): gde.load_pretrained(str(tmp_path / 'w'))
+    smaller = record | dict(config=record['config'] | dict(image_size=16))
+    with pytest.raises(ValueError, match='must have the same image_size, got 16 and 8'): gde.pretrained._check_pair('w', smaller, record)
+
+
+def test_a_class_by_its_name(tmp_path, capsys):
+    "By name or index the same; in turn, a column for each class."
+    for label, file in (('Dress', 'a.npz'), ('3', 'b.npz')):
+        assert main(['sample', '--weights', 'fashion-mnist', '--label', label, '--count', '1', '--steps', '2', '--out', str(tmp_path / file)]) == 0
+    import numpy
+    assert (numpy.load(tmp_path / 'a.npz')['arr_1'] == 3).all() and (numpy.load(tmp_path / 'a.npz')['arr_0'] == numpy.load(tmp_path / 'b.npz')['arr_0']).all()
+    assert main(['sample', '--count', '20', '--steps', '2', '--out', str(tmp_path / 'a.png')]) == 0
+    width, height = Image.open(tmp_path / 'a.png').size
+    assert width > 4 * height
+    assert main(['info']) == 0 and 'fashion-mnist: T-shirt/top, Trouser,' in capsys.readouterr().out
+
+
+def test_options_of_one_sampler(tmp_path):
+    drawn = {}
+    for options in ('--sampler ddim', '--sampler ddim --eta 1', '--sampler ddpm', '--sampler ddpm --gradient-at mean'):
+        assert main(['sample', '--count', '2', '--steps', '5', *options.split(), '--out', str(tmp_path / 'a.npz')]) == 0
+        drawn[options] = (tmp_path / 'a.npz').read_bytes()
+    assert len(set(drawn.values())) == 4
+
+
+def test_without_a_terminal_each_checkpoint_is_a_line(tmp_path, capsys):
+    assert main(['train', 'classifier', '--data', 'digits', '--steps', '4', '--batch', '8', '--save-every', '2', '--out', str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(':')[0] for line in err.splitlines()] == ['step 2', 'step 4'] and '% of them is still the random start' in out
+
+
+@pytest.mark.parametrize('size, levels', [(8, 2), (16, 3), (32, 3), (64, 4), (128, 5)])
+def test_the_plan_for_a_folder_grows_with_its_pictures(size, levels):
+    from guided_diffusion_edu.cli import _fitted
+    unet = _fitted(gde.Images(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.arange(2), ('a', 'b'))).unet
+    assert len(unet['channel_mult']) == levels and unet['attention_resolutions'] == (size >> levels - 1,) and size >> levels - 1 <= 8

@@ -185,3 +185,16 @@ def test_borders():
     assert found.shape == (2, 1, 32, 32) and (found[:, :, 2:30, 2:30] == 9).all() and found.sum() == data.pixels.sum() and found.dtype == torch.uint8
     assert (gde.padded(data, 29, shade=7).pixels[0, 0, -1] == 7).all()
     with pytest.raises(ValueError, match='size must be at least'): gde.padded(data, 27)
+
+
+def test_transparency_is_white_and_16_bits_are_256_greys(tmp_path):
+    import numpy
+    (tmp_path / 'a').mkdir()
+    hidden = numpy.zeros((8, 8, 4), 'uint8'); hidden[..., 0] = 200; hidden[2:6, 2:6, 3] = 255  # red, seen in the middle only
+    Image.fromarray(hidden).save(tmp_path / 'a' / '0.png')
+    Image.fromarray(numpy.linspace(0, 65535, 64).reshape(8, 8).round().astype('uint16')).save(tmp_path / 'a' / '1.png')
+    Image.fromarray(numpy.full((8, 8, 3), 7, 'uint8')).save(tmp_path / 'a' / '2.png')
+    Image.fromarray(numpy.full((8, 8), 0.5, 'float32')).save(tmp_path / 'a' / '3.tiff')
+    with pytest.warns(UserWarning, match=r'left out 1 of 4 pictures: .*3.tiff cannot be read'): red, grey, plain = gde.load_data(f'folder:{tmp_path}', image_size=8, unfit='skip').pixels
+    assert red[:, 0, 0].tolist() == [255, 255, 255] and red[:, 4, 4].tolist() == [200, 0, 0]
+    assert grey[0].flatten().tolist() == [round(255 * i / 63) for i in range(64)] and (plain == 7).all()

@@ -415,3 +415,25 @@ judge = train_judge(Images(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.z
 batch = Batch({str(tmp_path / 'a.npz')!r})
 for block in batch.split(64): judge(block); break'''
     assert growth(prepare, 'extract(judge, batch)') < 55
+
+
+def test_the_extrapolation_does_not_depend_on_the_intervals(judge):
+    data = gde.load_data('digits', train=False)
+    reference, samples = extract(judge, gde.load_data('digits').pixels), extract(judge, data.pixels)
+    assert len({evaluation.scores(reference, samples, repeats=n)['FID infinity'][0] for n in (0, 1, 5)}) == 1
+
+
+def test_a_judge_is_for_pictures_of_its_size(judge):
+    with pytest.raises(ValueError, match=r'pixels must be of size \(8, 8\) for these features, got \(16, 16\)'): judge(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
+    assert evaluation.feature_network('digits', 16).size == (16, 16)
+
+
+def test_a_tradeoff_does_not_go_on_with_other_weights(tmp_path, root):
+    import shutil
+    shutil.copytree(root / 'guided_diffusion_edu' / 'weights' / 'digits', tmp_path / 'w')
+    about = dict(scales=(0.0,), steps=(2,), count=130, data='digits')
+    gde.trade_off(str(tmp_path / 'w'), tmp_path / 'a.json', **about)
+    tensors, record = gde.training.read_tensors(tmp_path / 'w' / 'classifier.safetensors')
+    name = sorted(tensors)[0]
+    gde.training.write_tensors(tmp_path / 'w' / 'classifier.safetensors', tensors | {name: tensors[name] + 1}, record)
+    with pytest.raises(ValueError, match='out must be a new file or one of the same settings'): gde.trade_off(str(tmp_path / 'w'), tmp_path / 'a.json', **about)

@@ -356,3 +356,42 @@ def test_shipped_weights_are_small():
     from guided_diffusion_edu.pretrained import WEIGHTS
     assert gde.available_weights() == ['digits', 'emoji', 'fashion-mnist']
     assert sum(path.stat().st_size for path in WEIGHTS.rglob('*.safetensors')) < 12e6
+
+
+@pytest.mark.parametrize('precision, lost_at', [('float32', 0), ('float16', training.LOST - 1)])
+def test_a_run_is_lost_at_once_and_in_float16_after_a_while(tmp_path, precision, lost_at):
+    def lost(model, *rest): return processes.plain(model, *rest) * float('nan')
+    with pytest.raises(ValueError, match=f'is nan at step {lost_at}:'): processes.tiny_run(tmp_path, loss=lost, steps=50, precision=precision)
+
+
+def test_an_overflow_in_float16_is_no_loss(tmp_path):
+    calls = []
+    def overflows(model, *rest):
+        calls.append(0)
+        return processes.plain(model, *rest) * (float('inf') if len(calls) % 3 else 1.0)
+    processes.tiny_run(tmp_path, loss=overflows, steps=training.LOST + 5, precision='float16')
+
+
+@pytest.mark.parametrize('config, said', [(dict(image_size=16), r'data must have pictures of shape \(1, 16, 16\), as the network, got \(1, 8, 8\)'), (dict(in_channels=3), 'data must have pictures of shape'),
+                                          (dict(classes=3), 'data must have 3 classes, as the network, got 10')])
+def test_network_and_data_must_fit(tmp_path, config, said):
+    with pytest.raises(ValueError, match=said): gde.train_diffusion(replace(SMALL, **config), gde.load_data('digits'), tmp_path, RECIPE, progress=False)
+    assert not (tmp_path / 'diffusion.checkpoint').exists()
+
+
+def test_a_run_goes_on_with_its_own_data_only_however_they_are_called(tmp_path):
+    data = gde.load_data('digits')
+    def go_on(pixels, labels=data.labels, **fields):
+        return gde.train_diffusion(SMALL, data._replace(pixels=pixels, labels=labels), tmp_path, replace(RECIPE, **fields), note=str(fields), progress=False)
+    go_on(data.pixels)
+    go_on(data.pixels, save_every=3)
+    other = data.pixels.clone(); other[0, 0, 0, 0] += 1
+    for pixels, labels in ((other, data.labels), (data.pixels, data.labels.flip(0))):
+        with pytest.raises(ValueError, match='was written by another: data was'): go_on(pixels, labels)
+
+
+def test_a_record_is_json(tmp_path):
+    "In two steps not every quarter of the levels is met; JSON has no nan."
+    gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, gde.Recipe(steps=1, batch=2), progress=False)
+    record = json.loads((tmp_path / 'diffusion.json').read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert None in record['loss_by_quarter'] and record['note'] == ''
