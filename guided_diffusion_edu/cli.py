@@ -152,7 +152,7 @@ def _fitted(data):
     return Plan(common | dict(res_blocks=3, learned_variance=False),
                 common | dict(res_blocks=2, dropout=0.1), Recipe(), Recipe(weight_decay=0.05))
 
-
+# %% ../nbs/13_command_line.ipynb #c16b
 def _size(args): return SIZE if args.image_size is None else args.image_size
 
 
