@@ -221,7 +221,7 @@ def _say_loss(average, history):
     "Without a terminal there is no bar: a line for each checkpoint."
     print(f"step {len(history):,}: loss {history[-50:, 0].nanmean():.4f}", file=sys.stderr, flush=True)
 
-
+# %% ../nbs/13_command_line.ipynb #c20b
 def train(args):
     "Train a diffusion model or a noisy classifier; resumes from --out."
     _require(args.steps is None or args.steps >= 1, "--steps", "at least 1", args.steps)
