@@ -62,7 +62,7 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('objectives', '1 / (len(p) * p[t])', '1 / p[t]', 'eq-importance'),
     ('objectives', 'self.losses.square().mean(1).sqrt()', 'self.losses.mean(1)', 'eq-second-moment'),
     # guidance
-    ('guidance', 'return scale * torch.autograd.grad', 'return torch.autograd.grad', 'eq-scaled-shift'),
+    ('guidance', 'return for_examples(scale, x_t) * torch.autograd.grad', 'return torch.autograd.grad', 'eq-scaled-shift'),
     ('guidance', 'classifier(x_t, t).log_softmax(-1)', 'classifier(x_t, t)', 'eq-scaled-shift'),
     ('guidance', 'return mean + variance * gradient', 'return mean + variance ** 0.5 * gradient', 'eq-mean-shift'),
     ('guidance', 'return mean + variance * gradient', 'return mean - variance * gradient', 'eq-mean-shift'),
@@ -130,9 +130,9 @@ MUTATIONS = [  # module, what stands there, what is put there, label of the equa
     ('evaluation', '(real - 1 - i) / (real - 1 + fake - i)', '(real - i) / (real + fake - i)', 'eq-expected-coverage'),
     ('evaluation', 'torch.quantile(values - values.mean(), edges)', 'torch.quantile(values - float(statistic(rows)), edges)', 'eq-bootstrap'),
     # two models in the place of a classifier
-    ('free', 'weak + scale * (eps - weak)', 'eps + scale * (eps - weak)', 'eq-free-eps'),
-    ('free', 'return -scale * difference', 'return scale * difference', 'eq-implicit-classifier'),
-    ('free', 'torch.cat([weak + scale * (eps - weak), output[:, channels:]], 1)', 'torch.cat([weak + scale * (eps - weak), output[:, :channels]], 1)', 'eq-autoguidance'),
+    ('free', 'weak + for_examples(scale, x_t) * (eps - weak)', 'eps + for_examples(scale, x_t) * (eps - weak)', 'eq-free-eps'),
+    ('free', 'return -for_examples(scale, x_t) * difference', 'return for_examples(scale, x_t) * difference', 'eq-implicit-classifier'),
+    ('free', 'torch.cat([weak + for_examples(scale, x_t) * (eps - weak), output[:, channels:]], 1)', 'torch.cat([weak + for_examples(scale, x_t) * (eps - weak), output[:, :channels]], 1)', 'eq-autoguidance'),
     ('free', 'logs.softmax(0)', '(scale * logs).softmax(0)', 'eq-tilt-gap'),
     ('free', 'torch.special.ndtr(torch.from_numpy(u))', 'torch.special.ndtr(2 * torch.from_numpy(u))', 'eq-flow-quantiles'),
     ('free', '(2 - 2 * scale)) / ((2 * scale - 1)', '(2 - 2 * scale)) / ((3 * scale - 1)', 'eq-pair-ddpm'),
