@@ -144,7 +144,7 @@ def _without_unfit(paths, pictures, unfit):
     named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
     if bad and unfit == "refuse":
         raise ValueError(f"data must be pictures that can be read and are large enough; {len(bad)} of "
-                         f'{len(pictures)} are not (unfit="skip" leaves them out): {named}')
+                         f'{len(pictures)} are not (unfit="skip" or --unfit skip leaves them out): {named}')
     if bad: warnings.warn(f"left out {len(bad)} of {len(pictures)} pictures: {named}", stacklevel=3)
     return [i for i, picture in enumerate(pictures) if not isinstance(picture, str)]
 

@@ -23,8 +23,8 @@ def log_prob_guidance(log_prob, scale=1.0):
     """
     require_finite(scale=scale)
     def guidance(x_t, t):
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            x, t = x_t.detach().clone().requires_grad_(), t.clone()
             values = log_prob(x, t)
             if values.shape != (len(x),):
                 raise ValueError(f"log_prob must give shape ({len(x)},), one value an example, "
@@ -48,7 +48,7 @@ def classifier_guidance(classifier, y, scale=1.0):
     def log_prob(x_t, t):
         log_probs = classifier(x_t, t).log_softmax(-1)  # (B, classes)
         _require_answers(log_probs, len(x_t), y.shape, low, high)
-        return log_probs.gather(1, y.long()[:, None])[:, 0]
+        return log_probs.gather(1, y.clone().long()[:, None])[:, 0]
     return log_prob_guidance(log_prob, scale)
 
 

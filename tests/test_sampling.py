@@ -167,6 +167,15 @@ def test_a_scale_for_each_example(world, linear):
     assert torch.allclose(of_each, scale[:, None] * gde.exact_guidance(world, linear, y)(x[:, :, 0, 0], t))
 
 
+@pytest.mark.parametrize('sampler', SAMPLERS, ids=lambda f: f.__name__)
+def test_guidance_in_inference_mode(sampler):
+    digits, g = gde.load_pretrained('digits'), lambda: torch.Generator().manual_seed(0)
+    s, y = gde.respace(digits.schedule, 3), torch.tensor([3, 7])
+    def draw(y): return sampler(digits.model, s, (2, 1, 8, 8), guidance=gde.classifier_guidance(digits.classifier, y), generator=g())
+    wanted = draw(y)
+    with torch.inference_mode(): assert torch.equal(draw(y), wanted) and torch.equal(draw(torch.tensor([3, 7])), wanted)
+
+
 @pytest.mark.parametrize('sampler', [*SAMPLERS, gde.dpmpp_2m_sample, gde.heun_sample, gde.sde_sample], ids=lambda f: f.__name__)
 def test_who_gave_the_first_nan_is_said(world, linear, sampler):
     s, model = gde.respace(linear, 4), world.denoiser(linear)
