@@ -24,7 +24,7 @@ def log_prob_guidance(log_prob, scale=1.0):
     require_finite(scale=scale)
     def guidance(x_t, t):
         with torch.inference_mode(False), torch.enable_grad():
-            x, t = x_t.detach().clone().requires_grad_(), t.clone()
+            x = x_t.detach().clone().requires_grad_()
             values = log_prob(x, t)
             if values.shape != (len(x),):
                 raise ValueError(f"log_prob must give shape ({len(x)},), one value an example, "
