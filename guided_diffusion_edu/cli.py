@@ -17,7 +17,7 @@ from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import UNFIT, data_card, from_pixels, load_data, padded, some_of_each
 from .pretrained import available_weights, draw_guided, load_pretrained, on_device
 from .samplers import ddim_sample, ddpm_sample
-from .schedules import linear_schedule
+from .schedules import SCHEDULES
 from .training import (PRECISIONS, TIMESTEPS, Recipe, diffusion_loss, processes,
                                            quick_precision, steps_an_hour, train_classifier, train_diffusion,
                                            training_cost, watch_samples, watch_tensorboard,
@@ -207,12 +207,12 @@ def _note(args, recipe):
     return " ".join([f"gde train {args.what} --data {args.data}", *named])
 
 
-def _watches(args, config):
+def _watches(args, config, recipe):
     if args.what == "diffusion" and args.samples:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         shape = (16, config.in_channels, config.image_size, config.image_size)
         y = torch.arange(16) % config.classes if config.classes else None
-        yield watch_samples(args.out, linear_schedule(), shape, y)
+        yield watch_samples(args.out, SCHEDULES[recipe.schedule](), shape, y)
     if args.tensorboard: yield watch_tensorboard(Path(args.out) / f"tensorboard-{args.what}")
     if not sys.stderr.isatty(): yield _say_loss
 
@@ -232,7 +232,7 @@ def train(args):
         shown = dict(config=asdict(config), recipe=asdict(recipe))
         if args.show: return print(json.dumps(shown, indent=1))
         if args.dry_run: return _dry_run(network, config, recipe, data)
-        how = dict(progress=sys.stderr.isatty(), watch=list(_watches(args, config)))
+        how = dict(progress=sys.stderr.isatty(), watch=list(_watches(args, config, recipe)))
         if args.what == "classifier" and not args.data.startswith("folder:"):
             how["held_out"] = _data(args, train=False)
         run = dict(diffusion=train_diffusion, classifier=train_classifier)[args.what]
@@ -247,7 +247,7 @@ def train(args):
 def _dry_run(network, config, recipe, data):
     loss = diffusion_loss(config) if network is UNet else classifier_loss
     cost = training_cost(network, config, recipe)
-    rate = steps_an_hour(network(config), loss, data, linear_schedule(), recipe)
+    rate = steps_an_hour(network(config), loss, data, SCHEDULES[recipe.schedule](), recipe)
     print(f"parameters      {cost.parameters:,}\n"
           f"operations      {cost.flops / 1e9:,.1f} GFLOP a step\n"
           f"memory          about {cost.memory / 2 ** 20:,.0f} MiB in one process\n"
@@ -443,7 +443,7 @@ def _add_train(verbs):
 
 
 def _add_recipe(p):
-    choices = dict(precision=PRECISIONS, timesteps=TIMESTEPS)
+    choices = dict(precision=PRECISIONS, timesteps=TIMESTEPS, schedule=SCHEDULES)
     for field in dataclass_fields(Recipe):
         name, default = f"--{field.name.replace('_', '-')}", getattr(Recipe, field.name)
         kind = type(default)

@@ -27,7 +27,7 @@ from .data import from_pixels
 from .diffusion import hybrid_loss, simple_loss
 from .objectives import SecondMomentSteps
 from .samplers import ddim_sample
-from .schedules import linear_schedule, respace
+from .schedules import SCHEDULES, respace
 from .unet import UNet, compile_stages
 from .viz import image_grid
 
@@ -62,6 +62,7 @@ class Recipe:
     accumulate: int = 1
     precision: str = "float32"  # of the network: or "bfloat16", "float16"
     timesteps: str = "uniform"  # or "importance"
+    schedule: str = "linear"  # or "cosine"
     flip: bool = False
     channels_last: bool = False  # pixel by pixel in memory: faster convolutions
     compile: bool = False
@@ -80,6 +81,7 @@ class Recipe:
         want(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1")
         want(self.precision in PRECISIONS, "precision", f"one of {list(PRECISIONS)}")
         want(self.timesteps in TIMESTEPS, "timesteps", f"one of {list(TIMESTEPS)}")
+        want(self.schedule in SCHEDULES, "schedule", f"one of {list(SCHEDULES)}")
 
 
 def learning_rate(recipe, step):
@@ -414,14 +416,15 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
     about = json.loads(json.dumps(about))  # tuples become lists, as they will when read back
     del about["recipe"]["save_every"]  # as often as one likes
     torch.manual_seed(recipe.seed)
-    schedule, began, checkpoint = linear_schedule(), time.time(), out / f"{kind}.checkpoint"
+    schedule, began = SCHEDULES[recipe.schedule](), time.time()
+    checkpoint = out / f"{kind}.checkpoint"
     average, losses = fit(network(config), loss, data, schedule, recipe, checkpoint, about,
                           progress, watch)
     if _rank() > 0: return average.eval()
     write_tensors(out / f"{kind}.safetensors", average.state_dict(), dict(config=about["config"]))
     fifties = [losses[i:i + 50] for i in range(0, len(losses), 50)]
     record = about | dict(
-        recipe=asdict(recipe), note=note, schedule=dict(name="linear", T=len(schedule)),
+        recipe=asdict(recipe), note=note, schedule=dict(name=recipe.schedule, T=len(schedule)),
         parameters=sum(p.numel() for p in average.parameters()),
         seconds_since_last_start=round(time.time() - began),
         processes=_world(), **provenance(),

@@ -395,3 +395,14 @@ def test_a_record_is_json(tmp_path):
     gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, gde.Recipe(steps=1, batch=2), progress=False)
     record = json.loads((tmp_path / 'diffusion.json').read_text(), parse_constant=lambda name: pytest.fail(name))
     assert None in record['loss_by_quarter'] and record['note'] == ''
+
+
+def test_the_schedule_of_a_recipe_is_trained_and_loaded(tmp_path):
+    data, recipe = gde.load_data('digits'), replace(RECIPE, schedule='cosine')
+    gde.train_diffusion(SMALL, data, tmp_path, recipe, progress=False)
+    found = gde.load_pretrained(str(tmp_path))
+    assert torch.equal(found.schedule.betas, gde.cosine_schedule().betas)
+    gde.train_diffusion(SMALL, data, tmp_path / 'other', RECIPE, progress=False)
+    linear = read_tensors(tmp_path / 'other' / 'diffusion.safetensors')[0]
+    assert not torch.equal(found.model.state_dict()['last.bias'], linear['last.bias'])
+    with pytest.raises(ValueError, match="schedule must be one of \\['linear', 'cosine'\\], got 'steep'"): gde.Recipe(schedule='steep')
