@@ -65,6 +65,7 @@ def require_alike(name, x, other, y):
 def for_examples(scale, x):
     "`scale`, a number or one for each example (B,), so that it multiplies `x` (B, ...)."
     if not isinstance(scale, torch.Tensor) or scale.ndim == 0: return scale
+    if scale.numel() == 1: return scale.to(x).reshape(())
     fits = len(scale) == scale.numel() == len(x)
     require(fits, "scale", f"be a number or have shape ({len(x)},)", tuple(scale.shape))
     return scale.to(x).reshape(-1, *[1] * (x.ndim - 1))

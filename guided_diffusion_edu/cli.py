@@ -50,11 +50,11 @@ def _require(condition, argument, wanted, got):
     require(condition, argument, f"be {wanted}", got)
 
 
-def _require_out(out, *suffixes):
+def _require_out(option, out, *suffixes):
     "The file `out` can be written, as far as one can know before the work; it ends in one of `suffixes`."
     fits = not suffixes or Path(out).suffix in suffixes
-    _require(fits, "--out", f"a {' or '.join(suffixes)} file", repr(out))
-    _require(Path(out).parent.is_dir(), "--out", "in a folder that exists", repr(out))
+    _require(fits, option, f"a {' or '.join(suffixes)} file", repr(out))
+    _require(Path(out).parent.is_dir(), option, "in a folder that exists", repr(out))
 
 # %% ../nbs/13_command_line.ipynb #c10b
 def _class(label, names):
@@ -75,7 +75,7 @@ def _sampling(args):
 # %% ../nbs/13_command_line.ipynb #c10d
 def sample(args):
     "Draw guided samples into a file."
-    _require_out(args.out, ".png", ".npz")
+    _require_out("--out", args.out, ".png", ".npz")
     out = Path(args.out)
     _require(args.count >= 1, "--count", "at least 1", args.count)
     _require(torch.isfinite(torch.tensor(args.scale)), "--scale", "a finite number", args.scale)
@@ -88,7 +88,8 @@ def sample(args):
                          progress=sys.stderr.isatty(), **_sampling(args))
     x_0 = from_pixels(pixels)
     write_png(out, x_0, columns) if out.suffix == ".png" else write_npz(out, x_0, y)
-    print(f"{args.count} samples -> {out}")
+    of = "" if args.label is None else f" of {found.labels[y[0]]}"
+    print(f"{args.count} samples{of} -> {out}")
 
 # %% ../nbs/13_command_line.ipynb #c12
 class Plan(NamedTuple):
@@ -143,7 +144,9 @@ SMALL = {"fashion-mnist": _halved(PLANS["fashion-mnist"], 6000, flip=True),
 def _fitted(data):
     "The `Plan` that fits the pictures of `data`."
     channels, size = data.pixels.shape[1], data.pixels.shape[2]
-    halvings = max(1 if size <= 8 else 2, int(math.log2(size)) - 3)
+    least = 1 if size <= 8 else 2
+    halvings = max(least, int(math.log2(size)) - 3)
+    while halvings > least and size % 2 ** halvings: halvings -= 1
     halved = size % 2 ** halvings == 0
     _require(halved, "--data", f"pictures whose size can be halved {halvings} times", f"{size} x {size}")
     common = NARROW | dict(image_size=size, in_channels=channels,
@@ -161,7 +164,7 @@ def _loaded(args, train=True):
     kind = args.data.partition(":")[0]
     _require(args.image_size is None or kind in ("folder", "emoji"), "--image-size",
              "with folder:PATH or emoji:PATH only", args.image_size)
-    _require(args.unfit is None or kind == "folder", "--unfit", "with folder:PATH only", args.unfit)
+    _require(args.unfit in (None, "refuse") or kind == "folder", "--unfit", "with folder:PATH only", args.unfit)
     return load_data(args.data, train, image_size=_size(args), unfit=args.unfit or "refuse")
 
 
@@ -195,7 +198,7 @@ def _changed(recipe, args):
 
 # %% ../nbs/13_command_line.ipynb #c20
 def _note(args, recipe):
-    always = ("steps", "batch", "lr", "seed")
+    always = ("steps", "batch", "lr", "seed") + (("precision",) if recipe.precision != "float32" else ())
     named = [f"--{name} {getattr(recipe, name)}" for name in always]
     for field in dataclass_fields(Recipe):
         value, option = getattr(args, field.name), field.name.replace("_", "-")
@@ -257,7 +260,7 @@ def _dry_run(network, config, recipe, data):
 # %% ../nbs/13_command_line.ipynb #c22
 def data(args):
     "Print a data set's card, and draw some of each class."
-    if args.out: _require_out(args.out, ".png")
+    if args.out: _require_out("--out", args.out, ".png")
     found = _loaded(args)
     print(data_card(args.data, found))
     if args.out:
@@ -307,13 +310,15 @@ def _as_table(table):
 def evaluate(args):
     "Score the samples in B.npz against the reference batch A.npz."
     out = args.out or str(Path(args.B).with_suffix(".scores.json"))
-    _require_out(out)
-    if args.statistics: _require_out(args.statistics, ".npz")
+    _require_out("--out", out)
+    if args.statistics: _require_out("--statistics", args.statistics)
     reference, samples = Batch(args.A), Batch(args.B)
     _fitting(reference, samples)
     _require(args.repeats >= 0, "--repeats", "0 or more", args.repeats)
     name = args.features or ("digits" if samples.size[:2] == (8, 8) else "inception")
-    _known_features(reference, name)
+    judged = not name.startswith("inception")  # by a network that is trained at the samples' size
+    features = f"{name} at {samples.size[0]}" if judged else name
+    _known_features(reference, features)
     network = feature_network(name, samples.size[0]).to("cuda" if torch.cuda.is_available() else "cpu")
     found = extract_reference(network, reference)
     drawn = extract(network, samples)
@@ -328,7 +333,7 @@ def evaluate(args):
                   reference_count=reference.count, repeats=args.repeats, seed=args.seed,
                   scores=table, **provenance())
     write_text(out, json.dumps(record, indent=1) + "\n")
-    if args.statistics: write_reference(args.statistics, found, name)
+    if args.statistics: write_reference(args.statistics, found, features)
     print(f"-> {out}")
 
 
@@ -361,7 +366,7 @@ def _numbers(kind):
 def tradeoff(args):
     "Measure fidelity and diversity against the scale of guidance and the number of steps."
     _require(args.count > 128, "--count", "more than 128", args.count)
-    _require_out(args.out)
+    _require_out("--out", args.out)
     command = (f"gde tradeoff --weights {args.weights} --data {args.data or args.weights} "
                f"--scales {','.join(map(str, args.scales))} --steps {','.join(map(str, args.steps))} "
                f"--count {args.count} --seed {args.seed} --out {args.out}")
@@ -396,7 +401,7 @@ def _add_sample(verbs):
     p = _verb(verbs, sample, ["gde sample --weights digits --label 3 --scale 4 --out samples.png"])
     p.add_argument("--weights", default="digits",
                    help="a name from `gde info`, or a folder that `gde train` has filled (default: digits)")
-    p.add_argument("--label", help="class, by name or index (default: all classes in turn)")
+    p.add_argument("--label", help="class, by name or, if none has that name, by index (default: all classes in turn)")
     p.add_argument("--scale", type=float, default=3.0,
                    help="guidance scale s; 0 is no guidance (default: 3)")
     p.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
@@ -434,7 +439,7 @@ def _add_train(verbs):
     p.add_argument("--show", action="store_true", help="print the networks' shape and the recipe, and stop")
     p.add_argument("--dry-run", action="store_true", help="print what the run would cost, and stop")
     p.add_argument("--small", action="store_true",
-                   help=f"the plan for a CPU, for {' or '.join(SMALL)}: the shipped weights' own")
+                   help=f"the plan for a CPU, for {' or '.join(SMALL)}: the shipped weights' own, but for the precision")
     p.add_argument("--conditional", action="store_true", help="a diffusion model that is told the class")
     p.add_argument("--samples", action=argparse.BooleanOptionalAction, default=True,
                    help="write a grid of samples with each checkpoint (default: yes)")

@@ -114,7 +114,8 @@ def _in_8_bits(picture):
     grey = numpy.asarray(picture, dtype=float)
     if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
         raise ValueError(f"a picture must have 8 or 16 bits, got {picture.mode}")
-    return Image.fromarray((grey / 257).round().astype("uint8"))
+    if grey.max() > 255 or picture.mode != "I": grey = grey / 257
+    return Image.fromarray(grey.round().astype("uint8"))
 
 
 def _on_white(picture, size):
@@ -129,13 +130,16 @@ def _on_white(picture, size):
 def _square(path, size):
     "The picture at `path` as uint8 (3, size, size), or a string that says why not."
     from PIL import Image, ImageOps
+    from torchvision.transforms.functional import pil_to_tensor
     try:
         with Image.open(path) as file: picture = _in_8_bits(ImageOps.exif_transpose(file))
+        if min(picture.size) < size:
+            return f"is {picture.size[0]} x {picture.size[1]}, smaller than {size}"
+        seen_through = "a" in picture.mode.lower() or "transparency" in picture.info
+        if seen_through: return _on_white(picture, size)
+        return pil_to_tensor(centre_crop(picture.convert("RGB"), size))
     except Exception as error:  # a damaged picture makes its reader stumble in any way
         return f"cannot be read ({type(error).__name__})"
-    if min(picture.size) < size:
-        return f"is {picture.size[0]} x {picture.size[1]}, smaller than {size}"
-    return _on_white(picture, size)
 
 
 def _without_unfit(paths, pictures, unfit):

@@ -252,7 +252,7 @@ class Features(NamedTuple):
 
 class Judge(nn.Module):
     "A small classifier of clean pictures: `judge(pixels)` of uint8 (B, C, H, W) gives `Features`."
-    def __init__(self, channels, size, names):
+    def __init__(self, channels, names, size):
         super().__init__()
         self.channels, self.size, self.names = channels, tuple(size), names
         self.maps = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(),
@@ -281,7 +281,7 @@ def train_judge(data, steps=None, batch=64, seed=0):
     steps = steps or max(300, 2 * len(data.labels) // batch)
     with torch.random.fork_rng(devices=[]):  # nobody else's random numbers move
         torch.manual_seed(seed)
-        judge = Judge(data.pixels.shape[1], data.pixels.shape[2:], data.names)
+        judge = Judge(data.pixels.shape[1], data.names, data.pixels.shape[2:])
         optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(steps):

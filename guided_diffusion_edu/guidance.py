@@ -17,7 +17,8 @@ from .schedules import per_example, respace
 def log_prob_guidance(log_prob, scale=1.0):
     """`guidance(x_t, t)`: the gradient, in x_t, of `scale` * `log_prob(x_t, t)`, any
     differentiable log-probability, (B,), up to a constant. `scale`: a number, or one for each
-    example, (B,).
+    example, (B,). It may be called in inference mode, where `log_prob` must use no weights that
+    were made in it.
 
     Eq. `eq-scaled-shift`; Dhariwal and Nichol 2021, Section 4.3.
     """

@@ -10,6 +10,7 @@ __all__ = ['WEIGHTS', 'FILES', 'MULTIPLIERS', 'LSUN', 'OPENAI', 'PARTS', 'OUTSID
 import hashlib, json
 from dataclasses import dataclass
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -118,7 +119,8 @@ def draw_guided(found, y, steps=25, scale=3.0, sampler=ddim_sample, seed=0, bloc
     A scale of 0 does not ask the classifier. Same seed and block, same pixels. `options` go to
     the sampler. ValueError for a scale other than 0 without a classifier.
     """
-    require(isinstance(scale, (int, float)), "scale", "be a number", described(scale))
+    fits = isinstance(scale, Real) or isinstance(scale, torch.Tensor) and scale.ndim == 0
+    require(fits, "scale", "be a number", described(scale))
     require(not scale or found.classifier is not None, "scale", "be 0 where the weights have no classifier", scale)
     model, classes = found.model, len(found.labels)
     if not len(y) or y.min() < 0 or y.max() >= classes:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .checks import (described, require_alike, require_classes, require_floats,
+from .checks import (described, require, require_alike, require_classes, require_floats,
                                          require_indices, require_shape, require_whole)
 from .diffusion import (eps_from_x0, large_variance, learned_variance,
                                             noise_like, posterior_mean, require_output, small_variance,
@@ -97,6 +97,7 @@ def _walk(step, x, start, progress, trajectory, finite):
         x = step(x, i)
         if trajectory: path.append(x)
     _require_finite(finite)
+    require(x.isfinite().all(), "x_0", "be finite, by what guidance does in the last step", "nan or infinity")
     return (x, path) if trajectory else x
 
 # %% ../nbs/05_ddim_score_identity.ipynb #c16
@@ -123,7 +124,9 @@ def _predict(model, schedule, x, i, y, clip, edit_x_0, finite):
     _note(finite, "model must give finite numbers", x, t, output)
     output = output.to(x.dtype)
     x_0 = x0_from_eps(x, output[:, :channels], schedule.alpha_bars[i].item())
-    if edit_x_0: x_0 = edit_x_0(x_0, t)
+    if edit_x_0:
+        x_0 = edit_x_0(x_0, t)
+        _note(finite, "edit_x_0 must give finite numbers", x, t, x_0)
     return x_0.clamp(-1, 1) if clip else x_0, output[:, channels:]
 
 
@@ -142,7 +145,7 @@ def _gradient(guidance, x, t, finite):
 def _require_finite(finite):
     for said, t, largest, fine in finite:
         if not largest.isfinite():
-            raise ValueError(f"x_T and guidance must keep x_t finite, and at t = {t.item()} it is not")
+            raise ValueError(f"x_t must stay finite, by what x_T and guidance do, and at t = {t.item()} it is not")
         if not fine:
             raise ValueError(f"{said}, and at t = {t.item()} it did not (x_t was up to {largest:.3g})")
 

@@ -10,15 +10,16 @@ def matching_scale(r, width):
     return 1 + r ** 2 * (1 - 1 / width ** 2)
 
 # %% ../nbs/12a_tradeoff.ipynb #c17
-import hashlib, json, time
+import json, time
 from pathlib import Path
 
 import torch
 
+from .checks import require
 from .evaluation import extract, judge_of, load_sized, scores
 from .pretrained import draw_guided, load_pretrained, on_device
 from .samplers import ddim_sample, ddpm_sample
-from .training import provenance, write_text
+from .training import digest_of, provenance, write_text
 
 MANIFOLD = 10_000  # real ones whose neighbourhoods are measured: the work grows with the square
 WAYS = {"DDPM at x_t": (ddpm_sample, dict(gradient_at="x_t")),
@@ -40,18 +41,12 @@ def _resumed(out, about):
     except (ValueError, RecursionError): record = None
     if not isinstance(record, dict) or not {"about", "commands", "rows"} <= record.keys():
         raise ValueError(f"out must be a new file or a record of such a run, and {out} is neither")
+    if "weights_sha256" not in record["about"]:  # of an older version
+        record["about"] |= {k: v for k, v in about.items() if k == "weights_sha256"}
     if record["about"] != about:
         raise ValueError(f"out must be a new file or one of the same settings; {out} was written "
                          f"with {record['about']}, now it is {about}")
     return record
-
-
-def _sha256(found):
-    "Of both networks' numbers, so that a record does not go on with others."
-    digest = hashlib.sha256()
-    for network in filter(None, (found.model, found.classifier)):
-        for tensor in network.state_dict().values(): digest.update(tensor.cpu().numpy())
-    return digest.hexdigest()
 
 
 def _table(reference, judge, pixels, y):
@@ -70,15 +65,19 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     """
     found, data = on_device(load_pretrained(weights)), data or weights
     size = found.model.config.image_size
-    judge, train, held_out = judge_of(data, size), load_sized(data, size), load_sized(data, size, train=False)
+    require(found.classifier is not None or not any(scales), "scales",
+            "be 0 where the weights have no classifier", scales)
+    guides = found.classifier.state_dict().values() if found.classifier else ()
+    judge, train = judge_of(data, size), load_sized(data, size)
     reference = extract(judge, train.pixels)
     reference = reference._replace(pool=reference.pool[:MANIFOLD])
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
                  seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels),
-                 weights_sha256=_sha256(found))
+                 weights_sha256=digest_of([*found.model.state_dict().values(), *guides]))
     record = _resumed(out, about)
     record["commands"].append(dict(command=command, **provenance()))
     if "real" not in record and not data.startswith("folder:"):
+        held_out = load_sized(data, size, train=False)
         record["real"] = _table(reference, judge, held_out.pixels[:count], held_out.labels[:count])
     known = {(row["way"], row["scale"], row["steps"]) for row in record["rows"]}
     for point in [(way, s, n) for s in scales for n in steps for way in WAYS]:

@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'TIMESTEPS', 'LOST', 'moving_average', 'Recipe', 'learning_rate', 'draw_batch', 'processes', 'backward',
            'quick_precision', 'write_whole', 'write_text', 'write_tensors', 'read_tensors', 'State', 'clip_gradient',
-           'save_state', 'load_state', 'my_share', 'fit', 'provenance', 'loss_by_quarter', 'diffusion_loss',
-           'train_diffusion', 'train_classifier', 'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost',
-           'kept_bytes', 'training_cost', 'steps_an_hour', 'write_half']
+           'save_state', 'load_state', 'my_share', 'fit', 'digest_of', 'provenance', 'loss_by_quarter',
+           'diffusion_loss', 'train_diffusion', 'train_classifier', 'watch_samples', 'watch_tensorboard',
+           'accuracy_by_level', 'Cost', 'kept_bytes', 'training_cost', 'steps_an_hour', 'write_half']
 
 # %% ../nbs/10_training.ipynb #c04
 import hashlib, json, math, os, shutil, subprocess, time
@@ -165,11 +165,11 @@ def backward(network, loss, schedule, share, weight, scaler, accumulate=1):
 
 # %% ../nbs/10_training.ipynb #c28b
 def quick_precision():
-    """Which of `PRECISIONS` this machine multiplies fastest: "bfloat16" where it is built in, on
-    an older GPU "float16", else "float32"."""
+    """Which of `PRECISIONS` this machine should train in: "bfloat16" where it is built in, on a GPU
+    that has tensor cores for it "float16", else "float32"."""
     if torch.cuda.is_available():
-        built_in = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if built_in else "float16"
+        if torch.cuda.is_bf16_supported(including_emulation=False): return "bfloat16"
+        return "float16" if torch.cuda.get_device_capability() >= (7, 0) else "float32"
     asked = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # of x86 only
     return "bfloat16" if asked() else "float32"
 
@@ -285,6 +285,7 @@ def save_state(state, checkpoint, about):
 def _differing(theirs, about):
     "In words, what the record `theirs` of a run has otherwise than `about`."
     if not isinstance(theirs, dict): return f"its record is {theirs!r}"
+    if "data" in about and "data" not in theirs: return "an older version, which does not say on which data"
     said = []
     for name, now in about.items():
         was = theirs.get(name)
@@ -385,9 +386,9 @@ LOST = 20  # steps in a row
 def _check_loss(state, recipe):
     """A run is lost when its loss is no number; in float16, which may overflow in a step that is
     then left out, when it is none for `LOST` steps."""
-    last = state.history[-LOST:, 0] if recipe.precision == "float16" else state.history[-1:, 0]
-    if len(last) < LOST and recipe.precision == "float16": return
-    if not last.isfinite().any():
+    patience = min(LOST, recipe.steps) if recipe.precision == "float16" else 1
+    last = state.history[-patience:, 0]
+    if len(last) == patience and not last.isfinite().any():
         raise ValueError(f"loss must stay a number, and is {state.history[-1, 0]} at step "
                          f"{len(state.history) - 1}: try a smaller lr")
 
@@ -406,13 +407,34 @@ def _show(bar, state, recipe):
     rate = (bar.format_dict["rate"] or 0) * recipe.batch
     bar.set_postfix_str(f"loss {state.history[-1, 0]:.3f}, {rate:.0f} images/s", refresh=False)
 
+# %% ../nbs/10_training.ipynb #c51a
+def _check_data(config, data):
+    "Raise ValueError unless a network of `config` fits the pictures and classes of `data`."
+    wanted, shape = (config.in_channels, config.image_size, config.image_size), tuple(data.pixels.shape[1:])
+    require(shape == wanted, "data", f"have pictures of shape {wanted}, as the network", shape)
+    fits = config.classes in (None, len(data.names))
+    require(fits, "data", f"have {config.classes} classes, as the network", len(data.names))
+
+
+def digest_of(tensors):
+    "SHA-256 of the numbers, shapes and types of `tensors`."
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _rounded(loss): return round(loss, 4) if math.isfinite(loss) else None  # JSON has no nan
+
 # %% ../nbs/10_training.ipynb #c52
 def _train(kind, network, config, loss, data, recipe, out, note, progress, watch,
            measure=lambda average, schedule: {}):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _check_data(config, data)
-    about = dict(config=asdict(config), recipe=asdict(recipe), classes=data.names, data=_sha256(data))
+    about = dict(config=asdict(config), recipe=asdict(recipe), classes=data.names,
+                 data=digest_of([data.pixels, data.labels]))
     about = json.loads(json.dumps(about))  # tuples become lists, as they will when read back
     del about["recipe"]["save_every"]  # as often as one likes
     torch.manual_seed(recipe.seed)
@@ -433,24 +455,6 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
     record |= measure(average.eval(), schedule)
     write_text(out / f"{kind}.json", json.dumps(record, indent=1) + "\n")
     return average.eval()
-
-
-def _check_data(config, data):
-    "Raise ValueError unless a network of `config` fits the pictures and classes of `data`."
-    wanted, shape = (config.in_channels, config.image_size, config.image_size), tuple(data.pixels.shape[1:])
-    require(shape == wanted, "data", f"have pictures of shape {wanted}, as the network", shape)
-    fits = config.classes in (None, len(data.names))
-    require(fits, "data", f"have {config.classes} classes, as the network", len(data.names))
-
-
-def _sha256(data):
-    "Of the pictures and labels of `data`: a run does not go on with others."
-    digest = hashlib.sha256(data.pixels.numpy())
-    digest.update(data.labels.numpy())
-    return digest.hexdigest()
-
-
-def _rounded(loss): return round(loss, 4) if math.isfinite(loss) else None  # JSON has no nan
 
 
 def provenance():

@@ -538,7 +538,7 @@ COMMANDS = [
     ('sample --out a.png --label -1', '--label must be a class'), ('sample --out a.png --label 1.5', "got '1.5'"), ('sample --out a.png --eta 0.5 --sampler ddpm', '--eta must be with --sampler ddim only, got ddpm'),
     ('sample --out a.png --gradient-at mean', '--gradient-at must be with --sampler ddpm only, got ddim'), ('sample --out a.png --eta 2', 'eta must be between'), ('pack a a', 'out must be another folder than run_folder'),
     ('data --data digits --image-size 16', '--image-size must be with folder:PATH or emoji:PATH only, got 16'), ('train diffusion --data emoji:x --unfit skip --out a', '--unfit must be with folder:PATH only, got skip'),
-    ('data --data digits --out a.jpg', "--out must be a .png file, got 'a.jpg'"), ('evaluate a.npz b.npz --out no/a.json', '--out must be in a folder that exists'), ('tradeoff --out no/a.json', '--out must be in a folder that exists'),
+    ('data --data digits --out a.jpg', "--out must be a .png file, got 'a.jpg'"), ('evaluate a.npz b.npz --out no/a.json', '--out must be in a folder that exists'), ('evaluate a.npz b.npz --statistics no/a.npz', '--statistics must be in a folder that exists'), ('tradeoff --out no/a.json', '--out must be in a folder that exists'),
     ('sample --out a.png --scale nan', '--scale must be a finite number'), ('sample --out a.png --scale inf', '--scale must be a finite number'),
     ('sample --out a.png --scale much', "invalid float value: 'much'"), ('sample --out a.png --steps 0', 'steps must be between'),
     ('sample --out a.png --steps 1001', 'steps must be between'), ('sample --out a.png --steps ddim999', "'ddim999'"), ('sample --out a.png --steps ten', "got 'ten'"),

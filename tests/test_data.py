@@ -195,6 +195,7 @@ def test_transparency_is_white_and_16_bits_are_256_greys(tmp_path):
     Image.fromarray(numpy.linspace(0, 65535, 64).reshape(8, 8).round().astype('uint16')).save(tmp_path / 'a' / '1.png')
     Image.fromarray(numpy.full((8, 8, 3), 7, 'uint8')).save(tmp_path / 'a' / '2.png')
     Image.fromarray(numpy.full((8, 8), 0.5, 'float32')).save(tmp_path / 'a' / '3.tiff')
-    with pytest.warns(UserWarning, match=r'left out 1 of 4 pictures: .*3.tiff cannot be read'): red, grey, plain = gde.load_data(f'folder:{tmp_path}', image_size=8, unfit='skip').pixels
+    Image.fromarray(numpy.full((8, 8), 200, 'int32')).save(tmp_path / 'a' / '4.tiff')  # 8 bits in a wide coat
+    with pytest.warns(UserWarning, match=r'left out 1 of 5 pictures: .*3.tiff cannot be read'): red, grey, plain, wide = gde.load_data(f'folder:{tmp_path}', image_size=8, unfit='skip').pixels
     assert red[:, 0, 0].tolist() == [255, 255, 255] and red[:, 4, 4].tolist() == [200, 0, 0]
-    assert grey[0].flatten().tolist() == [round(255 * i / 63) for i in range(64)] and (plain == 7).all()
+    assert grey[0].flatten().tolist() == [round(255 * i / 63) for i in range(64)] and (plain == 7).all() and (wide == 200).all()

@@ -323,7 +323,7 @@ def test_evaluate_prints_and_writes(tmp_path, capsys):
     assert main(['evaluate', str(tmp_path / 'ref.npz'), str(b), '--repeats', '0', '--out', str(tmp_path / 'c.json')]) == 0
     again = json.loads((tmp_path / 'c.json').read_text())['scores']
     assert set(again) == {'FID', 'FID infinity', 'sFID', 'IS', 'accuracy'} and again['FID'] == [pytest.approx(record['scores']['FID'][0]), None, None]
-    assert main(['evaluate', str(tmp_path / 'ref.npz'), str(b), '--features', 'mnist']) == 2 and "'digits'" in capsys.readouterr().err
+    assert main(['evaluate', str(tmp_path / 'ref.npz'), str(b), '--features', 'mnist']) == 2 and "'digits at 8'" in capsys.readouterr().err
     assert main(['evaluate', str(b), str(tmp_path / 'ref.npz')]) == 2 and 'with statistics only' in capsys.readouterr().err
 
 
@@ -426,6 +426,25 @@ def test_the_extrapolation_does_not_depend_on_the_intervals(judge):
 def test_a_judge_is_for_pictures_of_its_size(judge):
     with pytest.raises(ValueError, match=r'pixels must be of size \(8, 8\) for these features, got \(16, 16\)'): judge(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
     assert evaluation.feature_network('digits', 16).size == (16, 16)
+
+
+def test_statistics_of_one_size_are_not_compared_with_another(tmp_path, capsys):
+    small, large = (gde.load_data('digits', train=False).pixels[:200], gde.data.padded(gde.load_data('digits', train=False), 16).pixels[:200])
+    for name, pixels in (('a', small), ('b', small), ('c', large)):
+        numpy.savez(tmp_path / f'{name}.npz', arr_0=pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy())
+    a, b, c = (str(tmp_path / f'{name}.npz') for name in 'abc')
+    assert main(['evaluate', a, b, '--features', 'digits', '--repeats', '0', '--statistics', str(tmp_path / 's.npz')]) == 0
+    assert main(['evaluate', str(tmp_path / 's.npz'), b, '--features', 'digits', '--repeats', '0']) == 0
+    assert main(['evaluate', str(tmp_path / 's.npz'), c, '--features', 'digits', '--repeats', '0']) == 2
+    assert "--features must be those of the statistics" in capsys.readouterr().err
+
+
+def test_a_record_of_an_older_version_goes_on(tmp_path):
+    about = dict(scales=(0.0,), steps=(2,), count=130, data='digits')
+    record = gde.trade_off('digits', tmp_path / 'a.json', **about)
+    del record['about']['weights_sha256']
+    (tmp_path / 'a.json').write_text(json.dumps(record))
+    assert gde.trade_off('digits', tmp_path / 'a.json', **about)['rows'] == json.loads(json.dumps(record['rows']))
 
 
 def test_a_tradeoff_does_not_go_on_with_other_weights(tmp_path, root):

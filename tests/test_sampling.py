@@ -182,7 +182,21 @@ def test_who_gave_the_first_nan_is_said(world, linear, sampler):
     lost = lambda x, t, y=None: model(x, t) / (t[0] != s.timesteps[2])  # from the second step on
     for guidance in (None, lambda x, t: -x):
         with pytest.raises(ValueError, match=f'model must give finite numbers, and at t = {s.timesteps[2]} it did not'): sampler(lost, s, (2, 2), guidance=guidance)
-    with pytest.raises(ValueError, match=f'x_T and guidance must keep x_t finite, and at t = {s.timesteps[3]} it is not'): sampler(model, s, (2, 2), x_T=torch.full((2, 2), torch.inf))
+    with pytest.raises(ValueError, match=f'x_t must stay finite, by what x_T and guidance do, and at t = {s.timesteps[3]} it is not'): sampler(model, s, (2, 2), x_T=torch.full((2, 2), torch.inf))
+
+
+@pytest.mark.parametrize('sampler', [*SAMPLERS, gde.dpmpp_2m_sample, gde.heun_sample], ids=lambda f: f.__name__)
+def test_an_edit_that_gives_nan_is_said(world, linear, sampler):
+    "Also in the last step, after which nobody looks."
+    s, model = gde.respace(linear, 4), world.denoiser(linear)
+    for step in (0, 2):
+        with pytest.raises(ValueError, match=f'edit_x_0 must give finite numbers, and at t = {s.timesteps[step]} it did not'):
+            sampler(model, s, (2, 2), edit_x_0=lambda x_0, t: x_0 / (t[0] != s.timesteps[step]))
+
+
+def test_the_last_step_is_looked_at():
+    with pytest.raises(ValueError, match='x_0 must be finite, by what guidance does in the last step'):
+        gde.ddim_sample(lambda x, t, y: x, gde.Schedule(torch.tensor([0.999])), (2, 2), clip=False, guidance=lambda x, t: torch.full_like(x, 3e38))
 
 
 def test_inversion_says_who_was_not_finite(world, linear):
