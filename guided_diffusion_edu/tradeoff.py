@@ -39,7 +39,8 @@ def _resumed(out, about):
     if not Path(out).exists(): return dict(about=about, commands=[], rows=[])
     try: record = json.loads(Path(out).read_text())
     except (ValueError, RecursionError): record = None
-    if not isinstance(record, dict) or not {"about", "commands", "rows"} <= record.keys():
+    whole = isinstance(record, dict) and {"about", "commands", "rows"} <= record.keys()
+    if not whole or not isinstance(record["about"], dict):
         raise ValueError(f"out must be a new file or a record of such a run, and {out} is neither")
     if "weights_sha256" not in record["about"]:  # of an older version
         record["about"] |= {k: v for k, v in about.items() if k == "weights_sha256"}
