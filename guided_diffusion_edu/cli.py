@@ -15,7 +15,8 @@ import torch
 from .checks import require
 from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import UNFIT, data_card, from_pixels, load_data, padded, some_of_each
-from .pretrained import available_weights, draw_guided, load_pretrained, on_device
+from .pretrained import (WEIGHTS, _record, available_weights, draw_guided, load_pretrained,
+                                             on_device)
 from .samplers import ddim_sample, ddpm_sample
 from .schedules import SCHEDULES
 from .training import (PRECISIONS, TIMESTEPS, Recipe, diffusion_loss, processes,
@@ -67,10 +68,12 @@ def _class(label, names):
 
 def _sampling(args):
     "What `--eta` and `--gradient-at` ask of the sampler."
+    asked = {}
     for name, sampler in (("eta", "ddim"), ("gradient_at", "ddpm")):
-        fits = getattr(args, name) is None or args.sampler == sampler
-        _require(fits, f"--{name.replace('_', '-')}", f"with --sampler {sampler} only", args.sampler)
-    return {name: value for name in ("eta", "gradient_at") if (value := getattr(args, name)) is not None}
+        if getattr(args, name) is None: continue
+        _require(args.sampler == sampler, f"--{name.replace('_', '-')}", f"with --sampler {sampler} only", args.sampler)
+        asked[name] = getattr(args, name)
+    return asked
 
 # %% ../nbs/13_command_line.ipynb #c10d
 def sample(args):
@@ -280,7 +283,7 @@ def pack(args):
 import json
 
 from .evaluation import (Batch, Judge, extract, extract_reference,
-                                             feature_network, require_enough, scores,
+                                             feature_network, features_of, require_enough, scores,
                                              write_reference)
 from .training import provenance, write_text
 
@@ -316,10 +319,10 @@ def evaluate(args):
     _fitting(reference, samples)
     _require(args.repeats >= 0, "--repeats", "0 or more", args.repeats)
     name = args.features or ("digits" if samples.size[:2] == (8, 8) else "inception")
-    judged = not name.startswith("inception")  # by a network that is trained at the samples' size
-    features = f"{name} at {samples.size[0]}" if judged else name
+    side = samples.size[0]
+    features = features_of(name, side)
     _known_features(reference, features)
-    network = feature_network(name, samples.size[0]).to("cuda" if torch.cuda.is_available() else "cpu")
+    network = feature_network(name, side).to("cuda" if torch.cuda.is_available() else "cpu")
     found = extract_reference(network, reference)
     drawn = extract(network, samples)
     require_enough(samples.count, drawn, "B")
@@ -387,7 +390,7 @@ def info(args):
     print("device:", gpu or f"CPU, {torch.get_num_threads()} threads")
     print("weights:")
     for name in available_weights():
-        print(f"  {name}: {', '.join(load_pretrained(name).labels)}")
+        print(f"  {name}: {', '.join(_record(WEIGHTS / name / 'diffusion.json')['classes'])}")
 
 
 def _verb(verbs, run, examples):

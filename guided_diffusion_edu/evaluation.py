@@ -4,8 +4,9 @@
 __all__ = ['INCEPTION_SHA256', 'Moments', 'moments', 'merge_moments', 'Gaussian', 'frechet_distance', 'fid', 'fid_bias',
            'straight_line', 'fid_infinity', 'inception_score', 'split_inception_score', 'knn_radii', 'Manifolds',
            'manifolds', 'precision_recall', 'density_coverage', 'expected_coverage', 'bootstrap_interval', 'Features',
-           'Judge', 'train_judge', 'load_sized', 'judge_of', 'require_sha256', 'Inception', 'feature_network', 'Batch',
-           'Extracted', 'extract', 'extract_reference', 'write_reference', 'require_enough', 'scores']
+           'Judge', 'train_judge', 'load_sized', 'judge_of', 'require_sha256', 'Inception', 'feature_network',
+           'features_of', 'Batch', 'Extracted', 'extract', 'extract_reference', 'write_reference', 'require_enough',
+           'scores']
 
 # %% ../nbs/12_evaluation.ipynb #c06
 from typing import NamedTuple
@@ -352,13 +353,20 @@ class Inception(nn.Module):
         return Features(pool, spatial, logits.softmax(1))
 
 
+def _by_inception(name): return name.partition(":")[0] == "inception"
+
+
 def feature_network(name, size=None):
     """The network that `--features` names: "inception", "inception:PATH" of its weights, or a
     data set (see `load_data`) on which a `Judge` is trained, for pictures of `size` x `size`
     (default: the data's own)."""
-    if name == "inception" or name.startswith("inception:"):
-        return Inception(name.removeprefix("inception").removeprefix(":") or None)
+    if _by_inception(name): return Inception(name.removeprefix("inception").removeprefix(":") or None)
     return judge_of(name, size)
+
+
+def features_of(name, size):
+    "What statistics by `feature_network(name, size)` say that they are of: a judge is of one size."
+    return name if _by_inception(name) else f"{name} at {size}"
 
 # %% ../nbs/12_evaluation.ipynb #c48
 import math, zipfile

@@ -9,7 +9,7 @@ import copy
 
 import torch
 
-from .checks import require_between, require_class
+from .checks import for_examples, require_between, require_class
 from .exact import GaussianMixture
 from .schedules import per_example
 
@@ -43,7 +43,7 @@ def dynamic_threshold(quantile=0.95):
     require_between(0, 1, quantile=quantile)
     def edit(x_0, t):
         top = x_0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1)  # (B,)
-        top = top.view(-1, *[1] * (x_0.ndim - 1))
+        top = for_examples(top, x_0)
         return x_0.clamp(-top, top) / top
     return edit
 

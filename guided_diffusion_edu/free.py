@@ -174,9 +174,6 @@ def _estimates(models, schedule, x_t, t, y):
     return [at_steps(x0_from_eps, [schedule.alpha_bars], t, x_t, eps) for eps in outputs]
 
 
-def _by_example(values, x): return values.view(-1, *[1] * (x.ndim - 1))
-
-
 def rescaled_guidance(model, weaker, schedule, scale, share=0.7):
     """As `autoguidance`, with the contrast of each guided estimate brought to that of `model`'s,
     a `share` of the way. Models give eps only.
@@ -188,7 +185,7 @@ def rescaled_guidance(model, weaker, schedule, scale, share=0.7):
         x_y, x_weak = _estimates((model, weaker), schedule, x_t, t, y)
         x_0 = x_weak + for_examples(scale, x_t) * (x_y - x_weak)
         ratio = x_y.flatten(1).std(1) / x_0.flatten(1).std(1)  # (B,)
-        x_0 = _by_example(share * ratio + 1 - share, x_t) * x_0
+        x_0 = for_examples(share * ratio + 1 - share, x_t) * x_0
         return at_steps(eps_from_x0, [schedule.alpha_bars], t, x_t, x_0)
     return guided
 
@@ -204,7 +201,7 @@ def projected_guidance(model, weaker, schedule, scale, parallel=0.0):
         x_y, x_weak = _estimates((model, weaker), schedule, x_t, t, y)
         change, flat = x_y - x_weak, x_y.flatten(1)
         length = (change.flatten(1) * flat).sum(1) / (flat * flat).sum(1)  # (B,)
-        along = _by_example(length, x_t) * x_y
+        along = for_examples(length, x_t) * x_y
         x_0 = x_y + for_examples(scale - 1, x_t) * (change - (1 - parallel) * along)
         return at_steps(eps_from_x0, [schedule.alpha_bars], t, x_t, x_0)
     return guided

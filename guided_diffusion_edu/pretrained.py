@@ -43,6 +43,11 @@ class Pretrained:
     labels: tuple
     records: dict
 
+    @property
+    def networks(self):
+        "The model, and the classifier where there is one."
+        return [self.model] if self.classifier is None else [self.model, self.classifier]
+
 # %% ../nbs/11_pretrained.ipynb #c06
 def _record(path):
     "The record of a training at `path`, with what loading needs. ValueError if it is none."
@@ -106,8 +111,7 @@ def load_pretrained(name):
 def on_device(found):
     "`found` (`Pretrained`), its networks moved to a GPU where there is one."
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for network in (found.model, found.classifier):
-        if network is not None: network.to(device)
+    for network in found.networks: network.to(device)
     return found
 
 

@@ -109,10 +109,10 @@ def _timestep(schedule, i, x):
     return torch.full((len(x),), schedule.timesteps[i].item(), device=x.device)
 
 
-def _note(finite, who, x, t, answer):
-    "Add to the list `finite` what `who` gave at x, t: whether it is finite, and how large x was."
+def _note(finite, said, x, t, answer):
+    "Add to the list `finite` whether `answer` at x, t is so, what is said if not, and how large x was."
     largest = x.abs().amax() if len(x) else x.sum()
-    finite.append((who, t[:1], largest, answer.isfinite().all()))
+    finite.append((said, t[:1], largest, answer.isfinite().all()))
 
 
 def _predict(model, schedule, x, i, y, clip, edit_x_0, finite):

@@ -42,8 +42,8 @@ def _resumed(out, about):
     whole = isinstance(record, dict) and {"about", "commands", "rows"} <= record.keys()
     if not whole or not isinstance(record["about"], dict):
         raise ValueError(f"out must be a new file or a record of such a run, and {out} is neither")
-    if "weights_sha256" not in record["about"]:  # of an older version
-        record["about"] |= {k: v for k, v in about.items() if k == "weights_sha256"}
+    if "weights_sha256" in about:  # an older version's record has none
+        record["about"].setdefault("weights_sha256", about["weights_sha256"])
     if record["about"] != about:
         raise ValueError(f"out must be a new file or one of the same settings; {out} was written "
                          f"with {record['about']}, now it is {about}")
@@ -68,13 +68,13 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     size = found.model.config.image_size
     require(found.classifier is not None or not any(scales), "scales",
             "be 0 where the weights have no classifier", scales)
-    guides = found.classifier.state_dict().values() if found.classifier else ()
+    numbers = [tensor for network in found.networks for tensor in network.state_dict().values()]
     judge, train = judge_of(data, size), load_sized(data, size)
     reference = extract(judge, train.pixels)
     reference = reference._replace(pool=reference.pool[:MANIFOLD])
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
                  seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels),
-                 weights_sha256=digest_of([*found.model.state_dict().values(), *guides]))
+                 weights_sha256=digest_of(numbers))
     record = _resumed(out, about)
     record["commands"].append(dict(command=command, **provenance()))
     if "real" not in record and not data.startswith("folder:"):

@@ -159,10 +159,12 @@ def test_shares_must_be_even(tmp_path):
     with pytest.raises(ValueError, match='batch must be a multiple of processes times accumulate = 1 x 3, got 16'): processes.tiny_run(tmp_path, accumulate=3)
 
 
-def test_a_lost_run_says_so(tmp_path):
+@pytest.mark.parametrize('precision, steps, lost_at', [('float32', 50, 0), ('float16', 50, training.LOST - 1), ('float16', 5, 4)])
+def test_a_lost_run_says_so(tmp_path, precision, steps, lost_at):
+    "At once, and nothing is written; in float16, where a step may overflow, after a while."
     def lost(model, *rest): return processes.plain(model, *rest) * float('nan')
-    with pytest.raises(ValueError, match='loss must stay a number, and is nan at step 0'): processes.tiny_run(tmp_path, loss=lost)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=f'loss must stay a number, and is nan at step {lost_at}:'): processes.tiny_run(tmp_path, loss=lost, steps=steps, precision=precision)
+    assert precision == 'float16' or not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('fields, tolerance', [(dict(precision='bfloat16'), 0.02), (dict(precision='float16'), 0.005), (dict(channels_last=True), 1e-4), (dict(compile=True), 1e-4)], ids=lambda f: str(f))
@@ -361,12 +363,6 @@ def test_shipped_weights_are_small():
     from guided_diffusion_edu.pretrained import WEIGHTS
     assert gde.available_weights() == ['digits', 'emoji', 'fashion-mnist']
     assert sum(path.stat().st_size for path in WEIGHTS.rglob('*.safetensors')) < 12e6
-
-
-@pytest.mark.parametrize('precision, steps, lost_at', [('float32', 50, 0), ('float16', 50, training.LOST - 1), ('float16', 5, 4)])
-def test_a_run_is_lost_at_once_and_in_float16_after_a_while(tmp_path, precision, steps, lost_at):
-    def lost(model, *rest): return processes.plain(model, *rest) * float('nan')
-    with pytest.raises(ValueError, match=f'is nan at step {lost_at}:'): processes.tiny_run(tmp_path, loss=lost, steps=steps, precision=precision)
 
 
 def test_an_overflow_in_float16_is_no_loss(tmp_path):
