@@ -74,7 +74,7 @@ def for_examples(scale, x):
 def require_indices(y, name="y"):
     "`y` must be class indices: a tensor (B,) of whole numbers."
     tensor = isinstance(y, torch.Tensor)
-    fits = tensor and y.ndim == 1 and not (y.is_floating_point() or y.is_complex())
+    fits = tensor and y.ndim == 1 and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     got = f"{y.dtype} of shape {tuple(y.shape)}" if tensor else type(y).__name__
     require(fits, name, "hold class indices, whole numbers (B,)", got)
 

@@ -134,7 +134,7 @@ SMALL_GUIDE = replace(HOUR, steps=4000, lr=5e-4, weight_decay=0.05)
 
 
 def _halved(plan, steps, flip):
-    "`plan` at half the width, for a CPU."
+    "`plan` at half the width but at the bottom, for a CPU."
     shape = dict(channels=16, channel_mult=(1, 2, 4), groups=8, attention_resolutions=(8,))
     return Plan(plan.unet | shape, plan.classifier | shape, replace(HOUR, steps=steps, flip=flip),
                 replace(SMALL_GUIDE, flip=flip), plan.image_size)

@@ -90,7 +90,7 @@ def learning_rate(recipe, step):
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
 # %% ../nbs/10_training.ipynb #c14
-def _seed(recipe, step): return 1_000_003 * recipe.seed + step  # 32 bits of a seed count
+def _seed(recipe, step): return 1_000_003 * recipe.seed + step  # torch takes the lowest 32 bits of it
 
 
 def draw_batch(data, schedule, recipe, step):
