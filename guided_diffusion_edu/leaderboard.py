@@ -38,7 +38,7 @@ def map_variation(z, image, start, target):
 
 
 def tilted_law(world, y, scale, alpha_bar, bins=BINS):
-    "Mass in each bin of p(x_0) p(y | x_0)^`scale`, noised to `alpha_bar`. Eqs. `eq-tilted-bins`, `eq-tilted-target`."
+    "Mass in each bin of p(x_0) p(y | x_0) to the power `scale`, noised to `alpha_bar`. Eqs. `eq-tilted-bins`, `eq-tilted-target`."
     x = torch.linspace(-5, 5, 4001, dtype=torch.float64)
     weights = (world.log_prob(x[:, None]) + scale * exact_class(world, y)(1.0, x)).softmax(0)
     z = (bins - alpha_bar ** 0.5 * x[:, None]) / (1 - alpha_bar) ** 0.5

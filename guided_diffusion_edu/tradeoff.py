@@ -5,7 +5,7 @@ __all__ = ['MANIFOLD', 'WAYS', 'matching_scale', 'draw_pixels', 'trade_off', 're
 
 # %% ../nbs/12a_tradeoff.ipynb #c10
 def matching_scale(r, width):
-    """The scale at which a model N(0, `width`^2) of data N(0, 1), guided by a measurement with
+    """The scale at which a model N(0, width^2) of data N(0, 1), guided by a measurement with
     error `r`, has the posterior's variance. Eq. `eq-matching-scale`."""
     return 1 + r ** 2 * (1 - 1 / width ** 2)
 
