@@ -149,6 +149,7 @@ TABLE = [  # (what, said, call)
     # 4. guidance
     ('classifier_guidance without classes', 'y must hold class indices, whole numbers .* got NoneType', lambda: gde.classifier_guidance(NAMES, None)),
     ('classifier_guidance with classes of floats', 'y must hold class indices, whole numbers .* got torch.float32', lambda: gde.classifier_guidance(NAMES, Y.float())),
+    ('classifier_guidance with classes of bool', 'y must hold class indices, whole numbers .* got torch.bool', lambda: gde.classifier_guidance(NAMES, Y.bool())),
     ('classifier_guidance with a class below 0', r'y must hold class indices in \[0, 2\), got -1 to 0', lambda: gde.classifier_guidance(NAMES, Y - 1)(X, T)),
     ('classifier_guidance with an unknown class', r'y must hold class indices in \[0, 2\), got 0 to 2', lambda: gde.classifier_guidance(NAMES, 2 * Y)(X, T)),
     ('classifier_guidance with classes for others', r'y must have shape \(2,\), one class an example, got \(1,\)', lambda: gde.classifier_guidance(NAMES, Y[:1])(X, T)),
