@@ -60,9 +60,9 @@ def frechet(a, b):
     return ((mean - other).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * root).item()
 
 
-def quality(model, scale, classifier):
-    "Of COUNT samples by guided DDIM in 25 steps: share that the judge names right, spread within a class, distance of pixels to the held-out digits."
-    y, g = torch.arange(COUNT) % 10, torch.Generator().manual_seed(1)
+def quality(model, scale, classifier, seed=0):
+    "Of COUNT samples by guided DDIM in 25 steps, from noise by `seed`: share that the judge names right, spread within a class, distance of pixels to the held-out digits."
+    y, g = torch.arange(COUNT) % 10, torch.Generator().manual_seed(1 + seed)
     guidance = gde.classifier_guidance(classifier, y, scale) if scale else None
     x = gde.ddim_sample(model, STEPS, (COUNT, 1, 8, 8), y=y if model.config.classes else None, guidance=guidance, generator=g).clamp(-1, 1)
     real = gde.from_pixels(HELD_OUT.pixels)
@@ -95,8 +95,8 @@ def main():
     found = dict(provenance=dict(command='python benchmarks/training_choices.py', **provenance()), recipe=asdict(RECIPE), unet=asdict(UNET), classifier=asdict(CLASSIFIER), samples=COUNT, seeds=SEEDS)
     bases = {name: [unet(seed, **fields) for seed in SEEDS] for name, fields in dict(unconditional={}, conditional=dict(classes=10), addition=dict(classes=10, conditioning='addition')).items()}
     print(f'trained after {time.process_time() - began:.0f} s', flush=True)
-    found['conditioning'] = {name: [dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None)) for model in bases[key]] for name, key in (('AdaGN', 'conditional'), ('addition', 'addition'))}
-    found['base'] = {name: [[quality(model, s, noisy) for s in SCALES] for model in bases[name]] for name in ('unconditional', 'conditional')}
+    found['conditioning'] = {name: [dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None, seed)) for seed, model in zip(SEEDS, bases[key])] for name, key in (('AdaGN', 'conditional'), ('addition', 'addition'))}
+    found['base'] = {name: [[quality(model, s, noisy, seed) for s in SCALES] for seed, model in zip(SEEDS, bases[name])] for name in ('unconditional', 'conditional')}
     found['classifiers'] = classifiers(bases['unconditional'][0])
     found['seconds'] = round(time.process_time() - began)
     write_text(out, json.dumps(found, indent=1) + '\n')
