@@ -4,8 +4,8 @@
 
 The released code and diffusers run the very network, with the same weights; that the results are equal is checked before anything is timed. The other two
 have networks of their own and are given one of as many parameters; what it computes is counted. Each ratio is of two runs next to each other; medians and extremes
-over the rounds are kept."""
-import argparse, contextlib, copy, importlib.metadata, json, os, statistics, subprocess, sys, time, warnings
+over the rounds are kept. On a GPU three more take part: the released code in float16, as its README runs it; ours by `fast` in bfloat16; and that recorded."""
+import argparse, contextlib, copy, functools, importlib.metadata, json, os, statistics, subprocess, sys, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.training import provenance, write_text
+from guided_diffusion_edu.training import PRECISIONS, _network as as_trained, provenance, write_text
 
 warnings.filterwarnings('ignore', category=FutureWarning)
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -24,7 +24,8 @@ SHARE = 1 if DEVICE.type == 'cuda' else 3  # a third of the width on a processor
 SMALL = dict(image_size=32, channels=64, channel_mult=(1, 2, 2), res_blocks=2, attention_resolutions=(16, 8), head_channels=64)
 ADM = dict(image_size=64, channels=192 // SHARE, channel_mult=(1, 2, 3, 4), res_blocks=3, attention_resolutions=(32, 16, 8), head_channels=64)
 CLASSIFIERS = {32: dict(SMALL, channels=32, head_channels=32, res_blocks=1), 64: dict(image_size=64, channels=max(128 // SHARE // 32, 1) * 32, channel_mult=(1, 2, 3, 4), res_blocks=2, attention_resolutions=(32, 16, 8), head_channels=32)}
-SETUPS = {'32 x 32, 8 M parameters': (SMALL, 8), f'ADM-64{"" if SHARE == 1 else ", a third of the width"}': (ADM, 32 if DEVICE.type == 'cuda' else 2)}
+FULL = 64  # a batch that fills a GPU
+SETUPS = {'32 x 32, 8 M parameters': (SMALL, 8), f'ADM-64{"" if SHARE == 1 else ", a third of the width"}': (ADM, FULL if DEVICE.type == 'cuda' else 2)}
 PACKAGES = {'released': 'guided-diffusion-sdk', 'diffusers': 'diffusers', 'denoising-diffusion-pytorch': 'denoising-diffusion-pytorch', 'smalldiffusion': 'smalldiffusion'}
 
 
@@ -58,7 +59,7 @@ class Problem:
 
 
 def training(problem, model, predict=None):
-    "Forward, squared error of eps, backward, a step of AdamW that moves nothing."
+    "Forward, squared error of eps, backward, a step of AdamW that moves nothing. `predict`: how the model is asked, if not plainly."
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
     def run():
         optimizer.zero_grad()
@@ -68,29 +69,72 @@ def training(problem, model, predict=None):
     return run
 
 
-def ours(problem, prepare=lambda model: model):
-    unet = gde.load_released(gde.UNet(gde.UNetConfig(**problem.fields)), problem.unet.state_dict(), heads_first=False).to(DEVICE)
+def samplers(model, guidance, problem, ddpm=gde.ddpm_sample, ddim=gde.ddim_sample):
+    def sample(sampler, steps): return lambda: sampler(model, gde.respace(gde.linear_schedule(), steps), problem.x.shape, guidance=guidance, x_T=problem.x)
+    return {'guided DDPM step': sample(ddpm, STEPS), 'guided DDIM step': sample(ddim, STEPS), 'guided DDIM-25': sample(ddim, 25)}
+
+
+def own_networks(problem):
+    unet = gde.load_released(gde.UNet(gde.UNetConfig(**problem.fields)), problem.unet.state_dict(), heads_first=False)
     classifier = gde.load_released(gde.Classifier(gde.ClassifierConfig(**problem.guide, classes=10)), problem.classifier.state_dict(), heads_first=False)
-    classifier = prepare(classifier.to(DEVICE).requires_grad_(False))
-    guidance, shape = gde.classifier_guidance(classifier, problem.y, SCALE), problem.x.shape
-    sampling = prepare(copy.deepcopy(unet).eval().requires_grad_(False))
-    def sample(sampler, steps): return lambda: sampler(sampling, gde.respace(gde.linear_schedule(), steps), shape, guidance=guidance, x_T=problem.x)
-    return unet, {'training step': training(problem, prepare(unet)), 'guided DDPM step': sample(gde.ddpm_sample, STEPS),
-                  'guided DDIM step': sample(gde.ddim_sample, STEPS), 'guided DDIM-25': sample(gde.ddim_sample, 25)}
+    return unet.to(DEVICE), classifier.to(DEVICE).eval().requires_grad_(False)
 
 
-def ours_fast(problem): return ours(problem, lambda model: gde.fast(model, torch.bfloat16 if DEVICE.type == 'cuda' else torch.float32))
+def ours(problem):
+    unet, classifier = own_networks(problem)
+    sampling = copy.deepcopy(unet).eval().requires_grad_(False)
+    return unet, {'training step': training(problem, unet), **samplers(sampling, gde.classifier_guidance(classifier, problem.y, SCALE), problem)}
 
 
-def released(problem):
+@functools.lru_cache  # compiled once
+def fast_networks(problem):
+    "The UNet, how it is trained (as `gde train` with --channels-last --compile, on a GPU --precision bfloat16), its copy for sampling, and the guidance."
+    unet, classifier = own_networks(problem)
+    precision = 'bfloat16' if DEVICE.type == 'cuda' else 'float32'
+    sampling = gde.fast(copy.deepcopy(unet).eval().requires_grad_(False), PRECISIONS[precision] or torch.float32)
+    network = as_trained(unet.to(memory_format=torch.channels_last), gde.Recipe(precision=precision, compile=True))
+    return unet, network, sampling, gde.classifier_guidance(gde.fast(classifier, PRECISIONS[precision] or torch.float32), problem.y, SCALE)
+
+
+def ours_fast(problem):
+    unet, network, sampling, guidance = fast_networks(problem)
+    return unet, {'training step': training(problem, unet, network), **samplers(sampling, guidance, problem)}
+
+
+def ours_recorded(problem):
+    unet, _, sampling, guidance = fast_networks(problem)
+    return unet, samplers(gde.recorded(sampling), gde.recorded(guidance), problem)
+
+
+def released_samples(problem, unet):
     from guided_diffusion.gaussian_diffusion import LossType, ModelMeanType, ModelVarType, get_named_beta_schedule
     from guided_diffusion.respace import SpacedDiffusion, space_timesteps
     def sample(name, steps):
         process = SpacedDiffusion(space_timesteps(1000, f'{steps}'), betas=get_named_beta_schedule('linear', 1000), model_mean_type=ModelMeanType.EPSILON,
                                   model_var_type=ModelVarType.LEARNED_RANGE, loss_type=LossType.MSE)
-        return lambda: getattr(process, name)(problem.unet, problem.x.shape, noise=problem.x, cond_fn=problem.gradient, model_kwargs={})
-    return problem.unet, {'training step': training(problem, problem.unet), 'guided DDPM step': sample('p_sample_loop', STEPS),
-                          'guided DDIM step': sample('ddim_sample_loop', STEPS), 'guided DDIM-25': sample('ddim_sample_loop', 25)}
+        return lambda: getattr(process, name)(unet, problem.x.shape, noise=problem.x, cond_fn=problem.gradient, model_kwargs={})
+    return {'guided DDPM step': sample('p_sample_loop', STEPS), 'guided DDIM step': sample('ddim_sample_loop', STEPS), 'guided DDIM-25': sample('ddim_sample_loop', 25)}
+
+
+def released(problem): return problem.unet, {'training step': training(problem, problem.unet), **released_samples(problem, problem.unet)}
+
+
+def released_half(problem):
+    "UNet in float16, classifier in float32: the flags of its README. Training by its own trainer, with a scaled loss and float32 copies of the weights."
+    from guided_diffusion import logger
+    from guided_diffusion.fp16_util import MixedPrecisionTrainer
+    logger.set_level(logger.DISABLED)
+    sampling, unet = copy.deepcopy(problem.unet).requires_grad_(False), copy.deepcopy(problem.unet)
+    for model in (sampling, unet): model.dtype = torch.float16
+    sampling.convert_to_fp16()
+    trainer = MixedPrecisionTrainer(model=unet, use_fp16=True)
+    optimizer = torch.optim.AdamW(trainer.master_params, lr=0.0, weight_decay=0.0)
+    def run():
+        trainer.zero_grad()
+        loss = F.mse_loss(unet(problem.x, problem.t)[:, :3].float(), problem.target)
+        trainer.backward(loss); trainer.optimize(optimizer)
+        return loss.detach()
+    return unet, {'training step': run, **released_samples(problem, sampling)}
 
 
 # diffusers: the same network by other names
@@ -223,8 +267,14 @@ def smalldiffusion(problem):
 
 
 PEERS = {'released': released, 'ours': ours, 'ours, fast': ours_fast, 'diffusers': diffusers, 'denoising-diffusion-pytorch': lucidrains, 'smalldiffusion': smalldiffusion}
-OURS = ('ours',) if DEVICE.type == 'cuda' else ('ours', 'ours, fast')  # in bfloat16 results are not the same
+if DEVICE.type == 'cuda': PEERS |= {'released, float16': released_half, 'ours, fast and recorded': ours_recorded}
+ROUNDED = ('ours, fast', 'ours, fast and recorded', 'released, float16') if DEVICE.type == 'cuda' else ()  # 16 bits: near, not the same
+OURS = tuple(peer for peer in PEERS if peer.startswith('ours'))
 SAME = {'training step': (*OURS, 'diffusers'), 'guided DDPM step': OURS, 'guided DDIM step': OURS}
+
+
+@functools.lru_cache
+def problem_of(name): return Problem(*SETUPS[name])
 
 
 def settle():
@@ -246,7 +296,8 @@ def seconds(run):
 
 
 def flops(run):
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: run()  # some fused kernels are not counted
+    plain = sdpa_kernel(SDPBackend.MATH) if DEVICE.type == 'cpu' else contextlib.nullcontext()  # the fused kernel of a processor is not counted
+    with plain, FlopCounterMode(display=False) as counter: run()
     return counter.get_total_flops()
 
 
@@ -260,46 +311,61 @@ def race(runs, rounds):
     return found
 
 
+def differences(name, row, runs):
+    "Largest difference of each result from the released code's; those not `ROUNDED` must be the same. Each is warmed up by it."
+    with torch.backends.cudnn.flags(allow_tf32=False): answers = {peer: result(run) for peer, run in runs.items() if peer not in ROUNDED}
+    answers |= {peer: result(run) for peer, run in runs.items() if peer in ROUNDED}
+    gaps = {peer: (answers[peer] - answers['released']).abs().max().item() for peer in (*SAME[row], *ROUNDED) if peer in runs}
+    for peer, gap in gaps.items(): assert peer in ROUNDED or gap < 1e-3, f'{name}, {row}: {peer} differs by {gap}'
+    return gaps
+
+
 def side_by_side(name, wanted, rounds):
     if DEVICE.type == 'cpu' and name != list(SETUPS)[0]: wanted = [peer for peer in wanted if peer != 'ours, fast']  # compiling it there takes a quarter of an hour
-    problem = Problem(*SETUPS[name])
+    problem = problem_of(name)
     built = {peer: PEERS[peer](problem) for peer in wanted}
     table = {}
     for row in ('training step', 'guided DDPM step', 'guided DDIM step', 'guided DDIM-25'):
         runs = {peer: rows[row] for peer, (_, rows) in built.items() if row in rows}
-        gaps = {}
-        if row != 'guided DDIM-25':  # each is looked at, and warmed up
-            answers = {peer: result(run) for peer, run in runs.items()}
-            gaps = {peer: (answers[peer] - answers['released']).abs().max().item() for peer in SAME[row] if peer in runs}
-            for peer, gap in gaps.items(): assert gap < 1e-3, f'{name}, {row}: {peer} differs by {gap}'
+        gaps = differences(name, row, runs) if row != 'guided DDIM-25' else {}
         found = race(runs, rounds if row != 'guided DDIM-25' else max(rounds // 2, 1))
         for peer in found:
-            found[peer] |= dict(gflop=round(flops(runs[peer]) / 1e9, 1) if peer != 'ours, fast' and row == 'training step' else None, parameters=parameters(built[peer][0]), largest_difference=gaps.get(peer))
+            found[peer] |= dict(gflop=round(flops(runs[peer]) / 1e9, 1) if not peer.startswith('ours, fast') and row == 'training step' else None, parameters=parameters(built[peer][0]), largest_difference=gaps.get(peer))
+            if DEVICE.type == 'cuda' and row in MEASURED and peer != 'ours, fast and recorded': found[peer]['megabytes'] = peak_of_gpu(runs[peer])
             one = found[peer]
-            print(f'{name:28} {row:17} {peer:28} {one["times_as_fast"]:5.2f} ({one["least"]:.2f} to {one["most"]:.2f}) times as fast as the released code', flush=True)
+            print(f'{name:28} {row:17} {peer:28} {one["times_as_fast"]:5.2f} ({one["least"]:.2f} to {one["most"]:.2f}) times as fast as the released code, {one["seconds"]:.4f} s', flush=True)
         table[row] = found
     return table
 
 
-# memory: each case in a process of its own
+# memory: on a processor each case in a process of its own
+
+MEASURED = 'training step', 'guided DDIM step'
+
+
+def peak_of_gpu(run):
+    "Peak of the GPU's memory in MB above what is held before and after `run`."
+    settle(); torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run(); settle()
+    return round((torch.cuda.max_memory_allocated() - before) / 2 ** 20)
+
 
 def peak(name, peer, row):
     "Peak of memory in MB above what the process held when all was built."
-    def held(kind):
-        if DEVICE.type == 'cuda': return torch.cuda.max_memory_allocated() / 2 ** 20
-        return int(next(line for line in open('/proc/self/status') if line.startswith(kind)).split()[1]) / 2 ** 10  # Linux
+    def held(kind): return int(next(line for line in open('/proc/self/status') if line.startswith(kind)).split()[1]) / 2 ** 10  # Linux
     run = PEERS[peer](Problem(*SETUPS[name]))[1][row]
-    if DEVICE.type == 'cuda': torch.cuda.reset_peak_memory_stats()
-    else: Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
     before = held('VmRSS')
     run()
-    settle()
     return round(held('VmHWM') - before)
 
 
-def memory(name, wanted):
+def memory(name, wanted, rows):
+    "{row: {peer: MB}}; on a GPU the race has measured it in passing."
+    if DEVICE.type == 'cuda': return {row: {peer: found['megabytes'] for peer, found in rows[name][row].items() if 'megabytes' in found} for row in MEASURED}
     table = {}
-    for row in ('training step', 'guided DDIM step'):
+    for row in MEASURED:
         table[row] = {}
         for peer in wanted:
             if peer == 'ours, fast' or peer == 'denoising-diffusion-pytorch' and row != 'training step': continue
@@ -328,6 +394,30 @@ def growth():
     return rows
 
 
+def filling():
+    "{what: its share of the ceiling} of ADM-64 on a GPU: an evaluation, by what was done to it, and a training step; the ceiling is that of bfloat16."
+    problem = problem_of('ADM-64')
+    unet, network, sampling, _ = fast_networks(problem)
+    plain = gde.UNet(gde.UNetConfig(**ADM)).to(DEVICE).eval().requires_grad_(False)
+    with torch.device('meta'): parts = gde.survey(gde.UNet(gde.UNetConfig(**ADM)), torch.empty(FULL, 3, 64, 64), torch.empty(FULL, dtype=torch.long))
+    forward, found = sum(part.flops for part in parts), {}
+    def evaluation(model):
+        def run():
+            with torch.no_grad(): return model(problem.x, problem.t)
+        return run
+    cases = {'evaluation, float32': (1, evaluation(plain)), 'evaluation, bfloat16': (1, evaluation(gde.set_torso(copy.deepcopy(plain), torch.bfloat16))),
+             'evaluation, bfloat16, channels last': (1, evaluation(gde.set_torso(copy.deepcopy(plain), torch.bfloat16).to(memory_format=torch.channels_last))),
+             'evaluation, fast': (1, evaluation(sampling)), 'evaluation, fast and recorded': (1, evaluation(gde.recorded(sampling))),
+             'training step, fast': (3, training(problem, unet, network))}
+    for name, (ways, run) in cases.items():
+        run(); run()
+        rounds = [(gde.matmul_rate(8192, torch.bfloat16, DEVICE), seconds(run)) for _ in range(7)]
+        took, rate = (statistics.median(values) for values in zip(*((took, rate) for rate, took in rounds)))
+        found[name] = dict(batch=FULL, gflop=round(ways * forward / 1e9, 1), seconds=round(took, 5), ceiling_gflops=round(rate / 1e9), share_of_ceiling=round(gde.utilisation(ways * forward, took, rate), 3))
+        print(name, found[name], flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--peak', nargs=3, help=argparse.SUPPRESS)
@@ -336,10 +426,16 @@ def main():
     args = parser.parse_args()
     if args.peak: return print(peak(*args.peak))
     wanted = list(dict.fromkeys(['released', *args.peers]))
-    record = dict(about=dict(provenance(), processor=os.cpu_count(), peers={peer: f'{package} {importlib.metadata.version(package)}' for peer, package in PACKAGES.items() if peer in wanted}),
-                  growth=growth(), rows={name: side_by_side(name, wanted, args.rounds) for name in SETUPS}, memory={name: memory(name, wanted) for name in SETUPS})
-    device = record['about']['device'].replace(' ', '-')
-    write_text(Path(__file__).parents[1] / 'results' / f'bench-{device}.json', json.dumps(record, indent=1) + '\n')
+    record = dict(about=dict(provenance(), processor=os.cpu_count(), peers={peer: f'{package} {importlib.metadata.version(package)}' for peer, package in PACKAGES.items() if peer in wanted}))
+    path = Path(__file__).parents[1] / 'results' / f'bench-{record["about"]["device"].replace(" ", "-")}.json'
+    def keep(name, found):
+        record.setdefault(name, {}).update(found)
+        write_text(path, json.dumps(record, indent=1) + '\n')
+    if DEVICE.type == 'cpu': record['growth'] = growth()
+    for name in SETUPS:
+        keep('rows', {name: side_by_side(name, wanted, args.rounds)})
+        keep('memory', {name: memory(name, wanted, record['rows'])})
+    if DEVICE.type == 'cuda': keep('filling', filling())
 
 
 if __name__ == '__main__': main()

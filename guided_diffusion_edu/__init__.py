@@ -59,5 +59,5 @@ from .flows import (diffusion_of, eps_from_flow, flow_sample, flow_time,
 from .leaderboard import score_table, tilted_law
 from .failures import (dynamic_threshold, mode_shares, target_shares,
                                            transfer_gap)
-from .speed import (fast, guidance_between, guided_cost, matmul_rate, speedup,
-                                       utilisation)
+from .speed import (fast, guidance_between, guided_cost, matmul_rate, recorded,
+                                       speedup, utilisation)

@@ -338,12 +338,11 @@ def recompute_stages(model):
 def compile_stages(model):
     """Let torch compile each stage of `model` (a `UNet` or a `Classifier`; any other as a whole)
     when it is first called; stages of one shape share the result. In place; gives the model.
-    Raises torch's limit on compilations of one function to what the stages need."""
+    Raises torch's limit on compilations of one function by what the stages need."""
     import torch._dynamo  # here: it brings a compiler along
     stages = [module for module in model.modules() if isinstance(module, Stage)] or [model]
     limits = torch._dynamo.config
-    needed = 2 * len(stages)  # with gradient and without
-    limits.cache_size_limit = max(limits.cache_size_limit, needed)  # a name all versions have
+    limits.cache_size_limit += 2 * len(stages)  # with gradient and without; a name all versions have
     for stage in stages: stage.compile(dynamic=False)
     return model
 

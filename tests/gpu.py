@@ -1,7 +1,10 @@
-"""What `make test-gpu` runs, on a machine with a GPU: each notebook that has a `cuda` cell, whole and in an empty folder, and the tests marked `gpu`.
+"""What `make test-gpu` runs, on a machine with a GPU: every notebook whole, each in an empty folder, its `cuda` cells with the others, and the tests marked `gpu`.
+
+    python tests/gpu.py [--workers N] [--stand-ins]
 
 The report, with device and versions, goes to results/gpu-<device>.json. Ends with 1 where something failed, which the report then names."""
-import json, subprocess, sys, tempfile, time
+import argparse, json, os, re, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,25 +13,38 @@ import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+import guided_diffusion_edu as gde
+from guided_diffusion_edu.pretrained import released_names
 from guided_diffusion_edu.training import provenance, write_text
 
 ROOT = Path(__file__).parents[1]
+COLOURS = re.compile(r'\x1b\[[0-9;]*m')  # of a traceback in a terminal
+RELEASED = '64x64_diffusion', '64x64_classifier', '64_256_upsampler'
 
 
-def wanting(folder):
-    "The notebooks that have a cell for a GPU."
-    for path in sorted(folder.glob('*.ipynb')):
-        notebook = nbformat.read(path, 4)
-        if any('#| cuda' in cell.source.splitlines() for cell in notebook.cells): yield path, notebook
+def stand_in(name, folder):
+    "A checkpoint with the names and shapes of OpenAI's `name`, and random numbers."
+    config = gde.openai_config(name)
+    model = (gde.UNet if isinstance(config, gde.UNetConfig) else gde.Classifier)(config)
+    for p in model.parameters():
+        if p.abs().max() == 0: torch.nn.init.normal_(p, std=0.02)  # nothing would come through
+    names = released_names(model)
+    folder.mkdir(exist_ok=True)
+    torch.save({names[own]: value for own, value in model.state_dict().items()}, folder / f'{name}.pt')
 
 
-def run(notebook):
-    "Seconds of the run, and the error that ended it or None."
+def run(path, models):
+    "Seconds of the notebook, whether it has a `cuda` cell, and the error that ended it or None."
+    notebook = nbformat.read(path, 4)
     began, error = time.time(), None
     with tempfile.TemporaryDirectory() as folder:
+        if models: (Path(folder) / 'models').symlink_to(models)
         try: NotebookClient(notebook, timeout=3600, resources=dict(metadata=dict(path=folder))).execute()
-        except CellExecutionError as found: error = f'{found.ename}: {found.evalue}'
-    return dict(seconds=round(time.time() - began, 1), error=error)
+        except CellExecutionError as found: error = COLOURS.sub('', f'{found.ename}: {found.evalue}\n{str(found)[-1500:]}')
+    printed = [out.text for cell in notebook.cells if '#| cuda' in cell.source.splitlines() for out in cell.get('outputs', []) if out.output_type == 'stream' and out.name == 'stdout']
+    cuda = any('#| cuda' in cell.source.splitlines() for cell in notebook.cells)
+    print(f'{path.stem}: {time.time() - began:.0f} s {error or ""}', flush=True)
+    return dict(seconds=round(time.time() - began, 1), cuda=cuda, printed=''.join(printed), error=error)
 
 
 def tests():
@@ -41,9 +57,21 @@ def tests():
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--workers', type=int, default=max((os.cpu_count() or 1) // 2, 1))
+    parser.add_argument('--stand-ins', action='store_true', help="random numbers in the place of OpenAI's weights, for a machine that cannot fetch them")
+    parser.add_argument('--notebooks', nargs='+', type=Path, default=sorted((ROOT / 'nbs').glob('*.ipynb')))
+    args = parser.parse_args()
     if not torch.cuda.is_available(): sys.exit('make test-gpu needs a GPU, and torch finds none')
-    report = dict(about=dict(command='make test-gpu', **provenance()), notebooks={path.stem: run(notebook) for path, notebook in wanting(ROOT / 'nbs')}, tests=tests())
-    write_text(ROOT / 'results' / f'gpu-{report["about"]["device"].replace(" ", "-")}.json', json.dumps(report, indent=1) + '\n')
+    about = dict(provenance(), command=' '.join(['python tests/gpu.py', *sys.argv[1:]]), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / 'models' if args.stand_ins else None
+        if models: about['weights'] = "random numbers in the place of OpenAI's"
+        with ThreadPoolExecutor(args.workers) as pool:
+            if models: list(pool.map(lambda name: stand_in(name, models), RELEASED))
+            ran = list(pool.map(lambda path: run(path, models), args.notebooks))
+    report = dict(about=about, notebooks={path.stem: found for path, found in zip(args.notebooks, ran)}, tests=tests())
+    write_text(ROOT / 'results' / f'gpu-{about["device"].replace(" ", "-")}.json', json.dumps(report, indent=1) + '\n')
     wrong = [name for name, found in report['notebooks'].items() if found['error']] + [name for name, message in report['tests'].items() if message]
     sys.exit(f'failed: {", ".join(wrong)}' if wrong else 0)
 

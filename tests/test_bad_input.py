@@ -318,6 +318,7 @@ TABLE = [  # (what, said, call)
     ('speedup times', 'times must be above 0', lambda: gde.speedup(0.5, 0.0)),
     ('utilisation seconds', 'seconds must be above 0', lambda: gde.utilisation(1.0, 0.0, 1.0)),
     ('matmul_rate rounds', 'rounds must be', lambda: gde.matmul_rate(8, rounds=0)),
+    ('recorded nothing', 'function must be callable', lambda: gde.recorded(None)),
     ('fast dtype', 'dtype must be one of', lambda: gde.fast(gde.UNet(gde.UNetConfig(image_size=8, channels=32, channel_mult=(1,), attention_resolutions=(), head_channels=32)), torch.float64)),
     ('interval_guidance backwards', 'first must be at most last', lambda: gde.interval_guidance(flat, flat, 10, 5)),
     ('projected_guidance of scale nan', 'scale must be a finite number', lambda: gde.projected_guidance(flat, flat, LINE, nan)),

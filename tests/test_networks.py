@@ -276,6 +276,30 @@ def test_fast_changes_no_number(network, monkeypatch):
     assert list(quick.state_dict()) == list(plain.state_dict())
 
 
+def test_what_is_recorded_on_a_cpu_is_the_function():
+    calls = []
+    def model(x, t, y): calls.append(y); return x + t[:, None]
+    assert torch.equal(gde.recorded(model)(torch.ones(2, 1), torch.tensor([3, 4]), None), torch.tensor([[4.0], [5.0]])) and calls == [None]
+
+
+@pytest.mark.gpu
+def test_what_is_recorded_is_what_is_computed():
+    "In two sizes of batch, again with other numbers, and a whole guided walk; and what it gave is not written over."
+    digits = gde.load_pretrained('digits')
+    model, classifier, y = digits.model.cuda(), digits.classifier.cuda(), torch.arange(8, device='cuda')
+    for batch in (8, 3):
+        guidance = gde.classifier_guidance(classifier, y[:batch], 2.0)
+        again, steered = gde.recorded(model), gde.recorded(guidance)
+        inputs = [(torch.randn(batch, 1, 8, 8, device='cuda'), torch.full((batch,), t, device='cuda')) for t in (10, 500, 900)]
+        found = [(again(x, t, None), steered(x, t)) for x, t in inputs]
+        for (x, t), (eps, gradient) in zip(inputs, found):
+            with torch.no_grad(): wanted = model(x, t)
+            assert torch.allclose(eps, wanted, atol=1e-5 * wanted.abs().max().item()) and torch.allclose(gradient, guidance(x, t), atol=1e-4 * gradient.abs().max().item())
+        steps, x_T = gde.respace(digits.schedule, 10), torch.randn(batch, 1, 8, 8, device='cuda')
+        walked = [gde.ddim_sample(m, steps, x_T.shape, guidance=g, x_T=x_T) for m, g in ((model, guidance), (again, steered))]
+        assert torch.allclose(*walked, atol=1e-3)
+
+
 SHIPPED_MODEL = [13.451, 12.5013, 6.5874, 6.8712]
 SHIPPED_CLASSIFIER = [5.9269, 5.7847, 2.0481, 0.2065]  # by the networks as they were when the weights were made
 

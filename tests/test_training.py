@@ -179,6 +179,17 @@ def test_ways_to_run_faster_learn_the_same(tmp_path, monkeypatch, fields, tolera
     assert model.encoder.first.weight.is_contiguous(memory_format=torch.channels_last) or 'channels_last' not in fields
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize('fields, tolerance', [({}, 1e-3), (dict(channels_last=True), 1e-3), (dict(precision='bfloat16'), 0.02), (dict(precision='float16'), 0.005)], ids=lambda f: str(f))
+def test_a_gpu_learns_the_same_to_a_stated_tolerance(tmp_path, monkeypatch, fields, tolerance):
+    (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
+    model, _, found = run(tmp_path / 'a', recipe=replace(RECIPE, **fields))
+    assert next(model.parameters()).is_cuda
+    monkeypatch.setattr(training, '_device', lambda: torch.device('cpu'))
+    model, _, losses = run(tmp_path / 'b')
+    assert not next(model.parameters()).is_cuda and found == pytest.approx(losses, rel=tolerance)
+
+
 def test_learned_variance_is_trained_by_the_hybrid_loss(tmp_path):
     "The output of the variance moves, which the simple loss never asks of it."
     processes.unet_run(tmp_path, steps=2, accumulate=1)
