@@ -228,7 +228,7 @@ def parameters(model): return sum(p.numel() for p in model.parameters())
 def lucidrains(problem):
     "denoising-diffusion-pytorch: DDPM guided at the mean; its DDIM takes a guide and does not ask it, so it has no row here."
     from denoising_diffusion_pytorch.guided_diffusion import GaussianDiffusion, Unet
-    model = nearest_width(lambda width: Unet(width, dim_mults=problem.fields['channel_mult']), parameters(problem.unet), range(16, 129, 8))
+    model = nearest_width(lambda width: Unet(width, dim_mults=problem.fields['channel_mult']), parameters(problem.unet), range(16, 513, 8))
     process = GaussianDiffusion(model, image_size=problem.size, timesteps=1000, beta_schedule='linear').to(DEVICE)
     @torch.no_grad()
     def sample():

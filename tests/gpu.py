@@ -64,15 +64,16 @@ def main():
     args = parser.parse_args()
     if not torch.cuda.is_available(): sys.exit('make test-gpu needs a GPU, and torch finds none')
     about = dict(provenance(), command=' '.join(['python tests/gpu.py', *sys.argv[1:]]), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
-    with tempfile.TemporaryDirectory() as folder:
+    if args.stand_ins: about['weights'] = "random numbers in the place of OpenAI's"
+    report = dict(about=about, tests=tests(), notebooks={})
+    def keep(): write_text(ROOT / 'results' / f'gpu-{about["device"].replace(" ", "-")}.json', json.dumps(report, indent=1) + '\n')
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.workers) as pool:
         models = Path(folder) / 'models' if args.stand_ins else None
-        if models: about['weights'] = "random numbers in the place of OpenAI's"
-        with ThreadPoolExecutor(args.workers) as pool:
-            if models: list(pool.map(lambda name: stand_in(name, models), RELEASED))
-            ran = list(pool.map(lambda path: run(path, models), args.notebooks))
-    report = dict(about=about, notebooks={path.stem: found for path, found in zip(args.notebooks, ran)}, tests=tests())
-    write_text(ROOT / 'results' / f'gpu-{about["device"].replace(" ", "-")}.json', json.dumps(report, indent=1) + '\n')
-    wrong = [name for name, found in report['notebooks'].items() if found['error']] + [name for name, message in report['tests'].items() if message]
+        if models: list(pool.map(lambda name: stand_in(name, models), RELEASED))
+        for path, found in zip(args.notebooks, pool.map(lambda path: run(path, models), args.notebooks)):
+            report['notebooks'][path.stem] = found
+            keep()  # nothing is lost if the machine goes
+    wrong = [name for part in ('notebooks', 'tests') for name, found in report[part].items() if (found['error'] if part == 'notebooks' else found)]
     sys.exit(f'failed: {", ".join(wrong)}' if wrong else 0)
 
 
