@@ -33,7 +33,7 @@ address: $(INSTALLED)  # carry the address in settings.ini to the files that can
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-test-gpu: $(INSTALLED)  # cells and tests that want a GPU; writes results/gpu-<device>.json
+test-gpu: $(INSTALLED)  # every notebook on the GPU, and the tests that want one; writes results/gpu-<device>.json
 	$(BIN)/python tests/gpu.py
 
 coverage: $(INSTALLED)  # of the package, by the tests that import it; writes results/coverage.json

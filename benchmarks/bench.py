@@ -3,7 +3,7 @@
     make bench          writes results/bench-<device>.json
 
 The released code and diffusers run the very network, with the same weights; that the results are equal is checked before anything is timed. The other two
-have networks of their own and are given one of as many parameters; what it computes is counted. Each ratio is of two runs next to each other; medians and extremes
+have networks of their own and are given one of as many parameters; what it computes is counted. Each ratio is of two runs of one round; medians and extremes
 over the rounds are kept. On a GPU three more take part: the released code in float16, as its README runs it; ours by `fast` in bfloat16; and that recorded."""
 import argparse, contextlib, copy, functools, importlib.metadata, json, os, statistics, subprocess, sys, time, warnings
 from pathlib import Path
@@ -69,9 +69,9 @@ def training(problem, model, predict=None):
     return run
 
 
-def samplers(model, guidance, problem, ddpm=gde.ddpm_sample, ddim=gde.ddim_sample):
+def samplers(model, guidance, problem):
     def sample(sampler, steps): return lambda: sampler(model, gde.respace(gde.linear_schedule(), steps), problem.x.shape, guidance=guidance, x_T=problem.x)
-    return {'guided DDPM step': sample(ddpm, STEPS), 'guided DDIM step': sample(ddim, STEPS), 'guided DDIM-25': sample(ddim, 25)}
+    return {'guided DDPM step': sample(gde.ddpm_sample, STEPS), 'guided DDIM step': sample(gde.ddim_sample, STEPS), 'guided DDIM-25': sample(gde.ddim_sample, 25)}
 
 
 def own_networks(problem):
@@ -244,12 +244,13 @@ def smalldiffusion(problem):
     from smalldiffusion import ScheduleDDPM, samples
     from smalldiffusion.model_unet import Unet
     fields, schedule = problem.fields, ScheduleDDPM(1000)
+    noise = schedule.sigmas.to(DEVICE)
     def build(width): return Unet(problem.size, 3, 3, width, fields['channel_mult'], num_res_blocks=fields['res_blocks'], attn_resolutions=fields['attention_resolutions'], dropout=0.0)
     model = nearest_width(build, parameters(problem.unet), range(32, 257, 32))
 
     class Guided(torch.nn.Module):
         def predict_eps_cfg(self, x, sigma, *_):
-            t = torch.searchsorted(schedule.sigmas, sigma.cpu()).expand(len(x)).to(DEVICE)
+            t = torch.searchsorted(noise, sigma).expand(len(x))
             signal = (1 + sigma ** 2) ** -0.5
             return model(x, sigma) - sigma * signal * problem.gradient(signal * x, t)
         def rand_input(self, batch): return torch.randn(batch, 3, problem.size, problem.size)
@@ -262,7 +263,7 @@ def smalldiffusion(problem):
             return x
         return run
     guided, place = Guided(), SimpleNamespace(device=DEVICE)
-    def predict(x, t): return model(x, schedule.sigmas.to(DEVICE)[t])
+    def predict(x, t): return model(x, noise[t])
     return model, {'training step': training(problem, model, predict), 'guided DDIM step': sample(STEPS), 'guided DDIM-25': sample(25)}
 
 
@@ -312,11 +313,13 @@ def race(runs, rounds):
 
 
 def differences(name, row, runs):
-    "Largest difference of each result from the released code's; those not `ROUNDED` must be the same. Each is warmed up by it."
-    with torch.backends.cudnn.flags(allow_tf32=False): answers = {peer: result(run) for peer, run in runs.items() if peer not in ROUNDED}
+    "Largest difference of each result from the released code's; those not `ROUNDED` must be the same. Each is warmed up as well."
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False): answers = {peer: result(run) for peer, run in runs.items() if peer not in ROUNDED}
     answers |= {peer: result(run) for peer, run in runs.items() if peer in ROUNDED}
     gaps = {peer: (answers[peer] - answers['released']).abs().max().item() for peer in (*SAME[row], *ROUNDED) if peer in runs}
     for peer, gap in gaps.items(): assert peer in ROUNDED or gap < 1e-3, f'{name}, {row}: {peer} differs by {gap}'
+    if DEVICE.type == 'cuda':  # other kernels are chosen for what is timed
+        for run in runs.values(): result(run)
     return gaps
 
 
@@ -378,44 +381,60 @@ def memory(name, wanted, rows):
 # growth, and how much of the machine is used
 
 def growth():
-    "Evaluations of our UNet under no gradient: by batch, resolution and steps, with the share of the matmul ceiling that is used."
+    "On a processor, evaluations of our UNet under no gradient: by batch, resolution and steps, with the share of the matmul ceiling that is used."
     rows = []
     for size, batch, steps in [(32, 1, 1), (32, 2, 1), (32, 4, 1), (32, 8, 1), (32, 16, 1), (16, 8, 1), (64, 8, 1), (32, 2, 2), (32, 2, 4), (32, 2, 8)]:
         torch.manual_seed(0)
-        model = gde.UNet(gde.UNetConfig(**dict(SMALL, image_size=size))).to(DEVICE).eval().requires_grad_(False)
-        schedule, x_T = gde.respace(gde.linear_schedule(), max(steps, 2)), torch.randn(batch, 3, size, size, device=DEVICE)
+        model = gde.UNet(gde.UNetConfig(**dict(SMALL, image_size=size))).eval().requires_grad_(False)
+        schedule, x_T = gde.respace(gde.linear_schedule(), max(steps, 2)), torch.randn(batch, 3, size, size)
         def run(): return gde.ddim_sample(model, schedule, x_T.shape, x_T=x_T, start=steps - 1)
         work = flops(run)
         run()
-        rounds = [(gde.matmul_rate(device=DEVICE), seconds(run)) for _ in range(7)]  # the ceiling right before each run
+        rounds = [(gde.matmul_rate(), seconds(run)) for _ in range(7)]  # the ceiling right before each run
         shares, took = (statistics.median(values) for values in zip(*((gde.utilisation(work, took, rate), took) for rate, took in rounds)))
         rows.append(dict(image_size=size, batch=batch, steps=steps, gflop=round(work / 1e9, 2), seconds=round(took, 4), share_of_ceiling=round(shares, 3), ceiling_gflops=round(max(rate for rate, _ in rounds) / 1e9, 1)))
         print(f'{size} x {size}, batch {batch}, {steps} steps: {work / 1e9:.1f} GFLOP at {rows[-1]["share_of_ceiling"]:.0%} of the ceiling', flush=True)
     return rows
 
 
+KINDS = {'convolutions': ('fprop', 'dgrad', 'wgrad'), 'other products': ('nvjet', 'gemm'), 'attention': ('sdpa', 'flash', 'fmha'), 'compiled: norms, SiLU, sums': ('triton',), 'skips joined': ('CatArray',)}
+
+
+def kernels(run):
+    "{kind: milliseconds} of the kernels that `run` orders, by torch's profiler."
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        run(); settle()
+    taken = dict.fromkeys([*KINDS, 'others, most of them copies'], 0.0)
+    for event in found.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), list(taken)[-1])
+        taken[kind] += event.self_device_time_total / 1000
+    return {kind: round(time, 2) for kind, time in taken.items()}
+
+
 def filling():
-    "{what: its share of the ceiling} of ADM-64 on a GPU: an evaluation, by what was done to it, and a training step; the ceiling is that of bfloat16."
+    "{what: its share of the bfloat16 ceiling} of ADM-64 on a GPU, and the milliseconds of an evaluation's kernels by kind."
     problem = problem_of('ADM-64')
-    unet, network, sampling, _ = fast_networks(problem)
-    plain = gde.UNet(gde.UNetConfig(**ADM)).to(DEVICE).eval().requires_grad_(False)
-    with torch.device('meta'): parts = gde.survey(gde.UNet(gde.UNetConfig(**ADM)), torch.empty(FULL, 3, 64, 64), torch.empty(FULL, dtype=torch.long))
-    forward, found = sum(part.flops for part in parts), {}
-    def evaluation(model):
-        def run():
-            with torch.no_grad(): return model(problem.x, problem.t)
-        return run
-    cases = {'evaluation, float32': (1, evaluation(plain)), 'evaluation, bfloat16': (1, evaluation(gde.set_torso(copy.deepcopy(plain), torch.bfloat16))),
-             'evaluation, bfloat16, channels last': (1, evaluation(gde.set_torso(copy.deepcopy(plain), torch.bfloat16).to(memory_format=torch.channels_last))),
-             'evaluation, fast': (1, evaluation(sampling)), 'evaluation, fast and recorded': (1, evaluation(gde.recorded(sampling))),
-             'training step, fast': (3, training(problem, unet, network))}
-    for name, (ways, run) in cases.items():
-        run(); run()
-        rounds = [(gde.matmul_rate(8192, torch.bfloat16, DEVICE), seconds(run)) for _ in range(7)]
-        took, rate = (statistics.median(values) for values in zip(*((took, rate) for rate, took in rounds)))
-        found[name] = dict(batch=FULL, gflop=round(ways * forward / 1e9, 1), seconds=round(took, 5), ceiling_gflops=round(rate / 1e9), share_of_ceiling=round(gde.utilisation(ways * forward, took, rate), 3))
+    unet, network, sampling, guidance = fast_networks(problem)
+    with torch.device('meta'):
+        x, t = torch.empty(FULL, 3, 64, 64), torch.empty(FULL, dtype=torch.long)
+        networks = gde.UNet(gde.UNetConfig(**ADM)), gde.Classifier(gde.ClassifierConfig(**problem.guide, classes=10))
+        forward, opinion = (sum(part.flops for part in gde.survey(network, x, t)) for network in networks)
+    def evaluation():
+        with torch.no_grad(): return sampling(problem.x, problem.t)
+    cases = {'evaluation, fast': (forward, evaluation), 'training step, fast': (3 * forward, training(problem, unet, network))}
+    for peer, name in (('released', 'released'), ('ours, fast', 'fast'), ('ours, fast and recorded', 'fast and recorded')):
+        cases[f'guided DDIM step, {name}'] = STEPS * (forward + 2 * opinion), PEERS[peer](problem)[1]['guided DDIM step']
+    rate, found = gde.matmul_rate(8192, torch.bfloat16, DEVICE), {}
+    def note(name, work, took, steps=1):
+        found[name] = dict(batch=FULL, gflop=round(work / steps / 1e9, 1), seconds=round(took / steps, 6), ceiling_gflops=round(rate / 1e9), share_of_ceiling=round(gde.utilisation(work, took, rate), 3))
         print(name, found[name], flush=True)
-    return found
+    for name, (work, run) in cases.items():
+        run(); run()
+        note(name, work, statistics.median(seconds(run) for _ in range(7)), STEPS if name.startswith('guided') else 1)
+    taken = kernels(evaluation)
+    note('evaluation, fast: its kernels alone', forward, sum(taken.values()) / 1000)
+    return dict(filling=found, kernels_milliseconds=taken)
 
 
 def main():
@@ -427,15 +446,19 @@ def main():
     if args.peak: return print(peak(*args.peak))
     wanted = list(dict.fromkeys(['released', *args.peers]))
     record = dict(about=dict(provenance(), processor=os.cpu_count(), peers={peer: f'{package} {importlib.metadata.version(package)}' for peer, package in PACKAGES.items() if peer in wanted}))
+    if DEVICE.type == 'cuda': record['about']['batch'] = FULL
     path = Path(__file__).parents[1] / 'results' / f'bench-{record["about"]["device"].replace(" ", "-")}.json'
+    partial = path.with_suffix('.partial')  # an earlier result stays whole until there is a new one
     def keep(name, found):
         record.setdefault(name, {}).update(found)
-        write_text(path, json.dumps(record, indent=1) + '\n')
+        write_text(partial, json.dumps(record, indent=1) + '\n')
     if DEVICE.type == 'cpu': record['growth'] = growth()
     for name in SETUPS:
         keep('rows', {name: side_by_side(name, wanted, args.rounds)})
         keep('memory', {name: memory(name, wanted, record['rows'])})
-    if DEVICE.type == 'cuda': keep('filling', filling())
+    if DEVICE.type == 'cuda':
+        for name, found in filling().items(): keep(name, found)
+    partial.replace(path)
 
 
 if __name__ == '__main__': main()

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['require', 'described', 'require_whole', 'require_finite', 'require_between', 'require_shape', 'require_floats',
-           'require_alike', 'for_examples', 'require_indices', 'require_classes', 'require_class']
+           'is_whole', 'require_alike', 'for_examples', 'require_indices', 'require_classes', 'require_class']
 
 # %% ../nbs/00_checks.ipynb #c04
 import math
@@ -57,6 +57,11 @@ def require_floats(**given):
         require(x.is_floating_point(), name, "be of floating point", x.dtype)
 
 
+def is_whole(x):
+    "Are the numbers of the tensor `x` whole? Truths are not: as indices they would be a mask."
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
 def require_alike(name, x, other, y):
     "The tensor `x`, named `name`, must have the shape of `y`, named `other`."
     require(described(x) == described(y), name, f"have the shape {described(y)} of {other}", described(x))
@@ -74,7 +79,7 @@ def for_examples(scale, x):
 def require_indices(y, name="y"):
     "`y` must be class indices: a tensor (B,) of whole numbers."
     tensor = isinstance(y, torch.Tensor)
-    fits = tensor and y.ndim == 1 and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    fits = tensor and y.ndim == 1 and is_whole(y)
     got = f"{y.dtype} of shape {tuple(y.shape)}" if tensor else type(y).__name__
     require(fits, name, "hold class indices, whole numbers (B,)", got)
 

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from .checks import require, require_indices, require_shape, require_whole
+from .checks import is_whole, require, require_indices, require_shape, require_whole
 from .schedules import require_steps
 
 
@@ -41,7 +41,7 @@ def _require_world(world):
     for name, values in dict(stds=world.variances, weights=world.weights).items():
         if not (values > 0).all():
             raise ValueError(f"{name} must be positive, got {values.min():.3g}")
-    fits = not labels.is_floating_point() and (labels >= 0).all()
+    fits = is_whole(labels) and (labels >= 0).all()
     require(fits, "labels", "be whole numbers from 0", labels.tolist()[:3])
 
 # %% ../nbs/02_exact_world.ipynb #c07

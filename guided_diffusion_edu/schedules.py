@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import torch
 
-from .checks import described, require, require_alike, require_whole
+from .checks import described, is_whole, require, require_alike, require_whole
 
 
 class Schedule:
@@ -43,7 +43,7 @@ class Schedule:
         if self.timesteps.shape != self.betas.shape:
             raise ValueError(f"timesteps must have shape {tuple(self.betas.shape)}, one for each "
                              f"beta, got {tuple(self.timesteps.shape)}")
-        fits = not self.timesteps.is_floating_point() and (self.timesteps >= 0).all()
+        fits = is_whole(self.timesteps) and (self.timesteps >= 0).all()
         require(fits, "timesteps", "be whole numbers from 0", self.timesteps.tolist()[:3])
 
     def __len__(self): return len(self.betas)
@@ -78,7 +78,7 @@ def require_steps(t, batch, T):
     "Raise ValueError unless `t` is long (batch,) and, as far as it lies on the CPU, in [0, T)."
     if getattr(t, "shape", None) != (batch,):
         raise ValueError(f"t must have shape ({batch},), one step an example, got {described(t)}")
-    require(not t.is_floating_point(), "t", "hold whole numbers", t.dtype)
+    require(is_whole(t), "t", "hold whole numbers", t.dtype)
     if t.is_cpu and batch and (t.min() < 0 or t.max() >= T):
         raise ValueError(f"t must hold steps in [0, {T}), got {t.min()} to {t.max()}")
 

@@ -80,32 +80,39 @@ def fast(model, dtype=torch.float32):
 # %% ../nbs/21_fast.ipynb #c29b
 def _record(function, inputs):
     "The CUDA graph of `function(*inputs)`, the tensors that it reads, and the one that it writes."
-    fixed = [x if x is None else x.clone() for x in inputs]
-    beside = torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside), torch.no_grad():
-        for _ in range(3): function(*fixed)  # what is done once only: compiling, choosing kernels
-    torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph): output = function(*fixed)
+    device = next(x.device for x in inputs if x is not None and x.is_cuda)
+    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
+        fixed = [x if x is None else x.clone() for x in inputs]
+        here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            for _ in range(3): function(*fixed)  # what is done once only: compiling, choosing kernels
+        here.wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=beside): output = function(*fixed)
     return graph, fixed, output
 
 
 def recorded(function):
-    """`function` of tensors (or None), a model or a guidance, without gradient: on a GPU its
-    first call with inputs of some shapes is recorded as a CUDA graph, which later ones replay;
-    on a CPU it is called as it is.
+    """`function` of tensors (or None), by position, that gives one tensor, such as a model or a
+    guidance: on a GPU its first call with inputs of some shapes is recorded as a CUDA graph, which
+    later ones replay; on a CPU it is called as it is. Gives no gradient.
 
-    What it does may depend on shapes, not on values: not for `guidance_between`."""
+    What it does may depend on shapes, not on values: not for `guidance_between`. All that it
+    reads must lie on the GPU and stay there: weights may change in place, not by `.to` or
+    `set_torso`; classes and scale are those of the recording. Each new shape keeps a graph and its
+    memory. A sampler wants `x_T` with it, on the GPU."""
     require(callable(function), "function", "be callable", function)
     records = {}
     def replayed(*inputs):
         if not any(x is not None and x.is_cuda for x in inputs): return function(*inputs)
-        kinds = tuple(x if x is None else (x.shape, x.dtype) for x in inputs)
+        kinds = tuple(x if x is None else (x.shape, x.dtype, x.device) for x in inputs)
         if kinds not in records: records[kinds] = _record(function, inputs)
         graph, fixed, output = records[kinds]
-        for own, x in zip(fixed, inputs):
-            if own is not None: own.copy_(x)
-        graph.replay()
-        return output.clone()  # the next replay writes over it
+        with torch.no_grad():
+            for own, x in zip(fixed, inputs):
+                if own is not None: own.copy_(x)
+            graph.replay()
+            return output.clone()  # the next replay writes over it
+    replayed.config = getattr(function, "config", None)  # a sampler asks it for the classes
     return replayed

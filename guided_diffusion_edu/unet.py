@@ -91,7 +91,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .checks import described, require, require_classes, require_floats, require_shape
+from .checks import (described, is_whole, require, require_classes, require_floats,
+                                         require_shape)
 from .layers import (AdaGN, AddedNorm, AttentionBlock, ConvResampling, Norm,
                                          PlainResampling, ResBlock, double, halve, keep,
                                          timestep_embedding, zeroed)
@@ -190,7 +191,7 @@ def check_classes(config, y, batch):
         if y is not None: raise ValueError("y must be None: this model has no classes")
         return
     tensor = isinstance(y, torch.Tensor)
-    if not tensor or y.shape != (batch,) or y.is_floating_point():
+    if not tensor or y.shape != (batch,) or not is_whole(y):
         got = f"{y.dtype} of shape {tuple(y.shape)}" if tensor else y
         raise ValueError(f"y must hold a class for each of {batch} examples, whole numbers below "
                          f"{config.classes}, got {got}")

@@ -7,6 +7,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'book' / '_ext'))
 
 
+def pytest_sessionstart(session):
+    import torch
+    torch.cuda.is_available()  # devices are counted once a process: before a test hides them
+
+
 def pytest_runtest_setup(item):
     import torch
     if item.get_closest_marker('gpu') and not torch.cuda.is_available(): pytest.skip('no GPU')
@@ -14,7 +19,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def on_the_processor(request, monkeypatch):
-    "Whatever the machine has, a test is of the CPU, where the last bit is the same in each run, and so are its subprocesses; but not one marked `gpu`."
+    "Whatever the machine has, a test is of the CPU, where the last bit is the same in each run, and so are its subprocesses; but not one marked `gpu`. (Fixtures of a module are made before.)"
     if request.node.get_closest_marker('gpu'): return
     import torch
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import nbformat
 import torch
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.pretrained import released_names
@@ -40,7 +40,7 @@ def run(path, models):
     with tempfile.TemporaryDirectory() as folder:
         if models: (Path(folder) / 'models').symlink_to(models)
         try: NotebookClient(notebook, timeout=3600, resources=dict(metadata=dict(path=folder))).execute()
-        except CellExecutionError as found: error = COLOURS.sub('', f'{found.ename}: {found.evalue}\n{str(found)[-1500:]}')
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as found: error = COLOURS.sub('', f'{getattr(found, "ename", type(found).__name__)}: {str(found)[-1500:]}')
     printed = [out.text for cell in notebook.cells if '#| cuda' in cell.source.splitlines() for out in cell.get('outputs', []) if out.output_type == 'stream' and out.name == 'stdout']
     cuda = any('#| cuda' in cell.source.splitlines() for cell in notebook.cells)
     print(f'{path.stem}: {time.time() - began:.0f} s {error or ""}', flush=True)
@@ -73,6 +73,7 @@ def main():
         for path, found in zip(args.notebooks, pool.map(lambda path: run(path, models), args.notebooks)):
             report['notebooks'][path.stem] = found
             keep()  # nothing is lost if the machine goes
+    if not report['tests']: sys.exit('no test marked gpu was found')
     wrong = [name for part in ('notebooks', 'tests') for name, found in report[part].items() if (found['error'] if part == 'notebooks' else found)]
     sys.exit(f'failed: {", ".join(wrong)}' if wrong else 0)
 

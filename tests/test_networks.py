@@ -284,12 +284,14 @@ def test_what_is_recorded_on_a_cpu_is_the_function():
 
 @pytest.mark.gpu
 def test_what_is_recorded_is_what_is_computed():
-    "In two sizes of batch, again with other numbers, and a whole guided walk; and what it gave is not written over."
+    "In two sizes of batch, again with other numbers and other weights, and a whole guided walk; and what it gave is not written over."
     digits = gde.load_pretrained('digits')
     model, classifier, y = digits.model.cuda(), digits.classifier.cuda(), torch.arange(8, device='cuda')
-    for batch in (8, 3):
+    again = gde.recorded(model)
+    assert again.config is model.config
+    for batch in (8, 3, 8):
         guidance = gde.classifier_guidance(classifier, y[:batch], 2.0)
-        again, steered = gde.recorded(model), gde.recorded(guidance)
+        steered = gde.recorded(guidance)
         inputs = [(torch.randn(batch, 1, 8, 8, device='cuda'), torch.full((batch,), t, device='cuda')) for t in (10, 500, 900)]
         found = [(again(x, t, None), steered(x, t)) for x, t in inputs]
         for (x, t), (eps, gradient) in zip(inputs, found):
@@ -298,6 +300,7 @@ def test_what_is_recorded_is_what_is_computed():
         steps, x_T = gde.respace(digits.schedule, 10), torch.randn(batch, 1, 8, 8, device='cuda')
         walked = [gde.ddim_sample(m, steps, x_T.shape, guidance=g, x_T=x_T) for m, g in ((model, guidance), (again, steered))]
         assert torch.allclose(*walked, atol=1e-3)
+        for p in model.parameters(): p.mul_(1.01)  # in place: the record sees it
 
 
 SHIPPED_MODEL = [13.451, 12.5013, 6.5874, 6.8712]
