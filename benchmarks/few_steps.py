@@ -14,7 +14,7 @@ from guided_diffusion_edu.pretrained import on_device
 from guided_diffusion_edu.tradeoff import _resumed
 from guided_diffusion_edu.training import provenance, write_text
 
-SCALE, COUNT = 2.0, 1000
+SCALE = 2.0
 WHOLE = 0, 999  # first and last t that is guided
 even, edm = gde.respace, gde.edm_steps
 METHODS = {  # sampler, levels, evaluations of the UNet in n steps
@@ -35,35 +35,37 @@ POINTS = {
 }
 
 
-def drawn(found, method, steps, window, y):
+def drawn(found, method, steps, window, y, seed):
     "Pixels for the classes `y`, and the share of steps that were guided."
     sampler, levels, _ = METHODS[method]
     schedule = levels(found.schedule, steps)
     def walk(model, _, shape, guidance=None, **kw):
         return sampler(model, schedule, shape, guidance=gde.guidance_between(guidance, *window), **kw)
     t = schedule.timesteps
-    return gde.draw_guided(found, y, steps, SCALE, walk), ((window[0] <= t) & (t <= window[1])).double().mean().item()
+    return gde.draw_guided(found, y, steps, SCALE, walk, seed), ((window[0] <= t) & (t <= window[1])).double().mean().item()
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('data', choices=POINTS)
+    parser.add_argument('--count', type=int, default=1000)
+    parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out')
     args = parser.parse_args()
     found = on_device(gde.load_pretrained(args.data))
     size = found.model.config.image_size
-    judge, y = judge_of(args.data, size), torch.arange(COUNT) % len(found.labels)
+    judge, y = judge_of(args.data, size), torch.arange(args.count) % len(found.labels)
     reference = extract(judge, load_sized(args.data, size).pixels)._replace(pool=None)  # FID alone: no neighbourhoods
     out = Path(args.out or Path(__file__).parents[1] / 'results' / f'few-steps-{args.data}.json')
-    record = _resumed(out, dict(weights=args.data, scale=SCALE, count=COUNT, features=f'judge of {args.data}'))
-    record['commands'].append(dict(command=f'python benchmarks/few_steps.py {args.data}', **provenance()))
+    record = _resumed(out, dict(weights=args.data, scale=SCALE, count=args.count, features=f'judge of {args.data}') | (dict(seed=args.seed) if args.seed else {}))
+    record['commands'].append(dict(command=f'python benchmarks/few_steps.py {args.data} --count {args.count} --seed {args.seed}', **provenance()))
     known = [(row['method'], row['steps'], tuple(row['window'])) for row in record['rows']]
     for point in POINTS[args.data] + [('DDIM', 25, window) for window in WINDOWS]:
         if point in known: continue
         known.append(point)
         method, steps, window = point
         began = time.time()
-        pixels, share = drawn(found, method, steps, window, y)
+        pixels, share = drawn(found, method, steps, window, y, args.seed)
         table = scores(reference, extract(judge, pixels), y)
         record['rows'].append(dict(method=method, steps=steps, evaluations=METHODS[method][2](steps), window=window, guided=share, seconds=round(time.time() - began, 1),
                                    scores={name: table[name] for name in ('FID', 'FID infinity', 'IS', 'accuracy')}))
