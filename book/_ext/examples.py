@@ -1,10 +1,11 @@
-"""An example below the docstring of every public name on the API page; they stand in book/examples.txt, and tests/test_examples.py runs them."""
+"""On the API page: labels of equations in docstrings become links, and below each public name stands an example, from book/examples.txt; tests/test_examples.py runs those."""
 import re
 
 from docutils import nodes
 from nbdev_book import ROOT, settings
 from sphinx.util.docutils import SphinxDirective
 
+LABEL = re.compile(r'(?:\bEqs?\.\s+)?`(eq-[a-z0-9-]+)`')  # with the word that the link brings along
 PATH = ROOT / 'book' / 'examples.txt'
 
 
@@ -12,6 +13,11 @@ def examples():
     "{name: example}, and under 'start' what all of them start from."
     name, *rest = re.split(r'^# (\w+)\n', PATH.read_text(), flags=re.M)
     return {name: text.strip() for name, text in zip(rest[::2], rest[1::2])}
+
+
+def link(app, what, name, obj, options, lines):
+    "Docstrings name equations by their labels, as `help()` shows them; here each is a link with its number."
+    lines[:] = LABEL.sub(r':eq:`\1`', '\n'.join(lines)).split('\n')
 
 
 def append(app, what, name, obj, options, lines):
@@ -34,5 +40,6 @@ known = examples()
 
 def setup(app):
     app.add_directive('example-start', Start)
+    app.connect('autodoc-process-docstring', link)
     app.connect('autodoc-process-docstring', append, priority=900)  # after napoleon
     return dict(version='1', parallel_read_safe=True, parallel_write_safe=True)
