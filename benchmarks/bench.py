@@ -91,9 +91,10 @@ def fast_networks(problem):
     "The UNet, how it is trained (as `gde train` with --channels-last --compile, on a GPU --precision bfloat16), its copy for sampling, and the guidance."
     unet, classifier = own_networks(problem)
     precision = 'bfloat16' if DEVICE.type == 'cuda' else 'float32'
-    sampling = gde.fast(copy.deepcopy(unet).eval().requires_grad_(False), PRECISIONS[precision] or torch.float32)
+    dtype = PRECISIONS[precision] or torch.float32
+    sampling = gde.fast(copy.deepcopy(unet).eval().requires_grad_(False), dtype)
     network = as_trained(unet.to(memory_format=torch.channels_last), gde.Recipe(precision=precision, compile=True))
-    return unet, network, sampling, gde.classifier_guidance(gde.fast(classifier, PRECISIONS[precision] or torch.float32), problem.y, SCALE)
+    return unet, network, sampling, gde.classifier_guidance(gde.fast(classifier, dtype), problem.y, SCALE)
 
 
 def ours_fast(problem):

@@ -41,10 +41,10 @@ def run(path, models):
         if models: (Path(folder) / 'models').symlink_to(models)
         try: NotebookClient(notebook, timeout=3600, resources=dict(metadata=dict(path=folder))).execute()
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as found: error = COLOURS.sub('', f'{getattr(found, "ename", type(found).__name__)}: {str(found)[-1500:]}')
-    printed = [out.text for cell in notebook.cells if '#| cuda' in cell.source.splitlines() for out in cell.get('outputs', []) if out.output_type == 'stream' and out.name == 'stdout']
-    cuda = any('#| cuda' in cell.source.splitlines() for cell in notebook.cells)
+    cuda = [cell for cell in notebook.cells if '#| cuda' in cell.source.splitlines()]
+    printed = [out.text for cell in cuda for out in cell.get('outputs', []) if out.output_type == 'stream' and out.name == 'stdout']
     print(f'{path.stem}: {time.time() - began:.0f} s {error or ""}', flush=True)
-    return dict(seconds=round(time.time() - began, 1), cuda=cuda, printed=''.join(printed), error=error)
+    return dict(seconds=round(time.time() - began, 1), cuda=bool(cuda), printed=''.join(printed), error=error)
 
 
 def tests():
@@ -66,6 +66,7 @@ def main():
     about = dict(provenance(), command=' '.join(['python tests/gpu.py', *sys.argv[1:]]), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     if args.stand_ins: about['weights'] = "random numbers in the place of OpenAI's"
     report = dict(about=about, tests=tests(), notebooks={})
+    if not report['tests']: sys.exit('no test marked gpu was found')
     def keep(): write_text(ROOT / 'results' / f'gpu-{about["device"].replace(" ", "-")}.json', json.dumps(report, indent=1) + '\n')
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.workers) as pool:
         models = Path(folder) / 'models' if args.stand_ins else None
@@ -73,8 +74,7 @@ def main():
         for path, found in zip(args.notebooks, pool.map(lambda path: run(path, models), args.notebooks)):
             report['notebooks'][path.stem] = found
             keep()  # nothing is lost if the machine goes
-    if not report['tests']: sys.exit('no test marked gpu was found')
-    wrong = [name for part in ('notebooks', 'tests') for name, found in report[part].items() if (found['error'] if part == 'notebooks' else found)]
+    wrong = [name for name, found in report['notebooks'].items() if found['error']] + [name for name, message in report['tests'].items() if message]
     sys.exit(f'failed: {", ".join(wrong)}' if wrong else 0)
 
 
