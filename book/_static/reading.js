@@ -40,6 +40,11 @@
     tip.style.top = `${scrollY + (above ? at.top - size.height - 6 : at.bottom + 6)}px`;
   }
 
+  function later(act, wait) {
+    clearTimeout(timer);
+    timer = setTimeout(act, wait);
+  }
+
   function hide() {
     clearTimeout(timer);
     if (anchor) anchor.removeAttribute("aria-describedby");
@@ -47,18 +52,22 @@
     tip.hidden = true;
   }
 
-  function point(target, wait) {
-    if (tip.contains(target)) return clearTimeout(timer);
-    const link = target.closest?.(".bd-article a.reference.internal, .bd-article a.term");
-    if (link === anchor && link) return clearTimeout(timer);
-    clearTimeout(timer);
-    if (!link) { timer = setTimeout(hide, wait); return; }
-    timer = setTimeout(() => { hide(); anchor = link; show(link); }, wait);
+  function leave() {  // the pointer rests elsewhere while the keyboard reads, and the other way round
+    if (!tip.matches(":hover") && !anchor?.matches(":hover, :focus-visible")) hide();
   }
 
-  document.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") point(event.target, 200); });
-  document.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) point(event.target, 0); });
-  document.addEventListener("focusout", () => { timer = setTimeout(hide, 200); });
+  function pointed(target, wait) {  // a link by the pointer waits a moment; by the keyboard it is there at once, and no pointer can come between
+    const link = target.closest?.(".bd-article a.reference.internal, .bd-article a.term");
+    const take = () => { hide(); anchor = link; show(link); };
+    if (tip.contains(target) || (link && link === anchor)) clearTimeout(timer);
+    else if (!link) later(leave, 200);
+    else if (wait) later(take, wait);
+    else take();
+  }
+
+  document.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") pointed(event.target, 200); });
+  document.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) pointed(event.target, 0); });
+  document.addEventListener("focusout", () => later(leave, 200));
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 
   // --- Terms: the token of the code becomes a link to its equation; below the equation stands a button for each term.

@@ -90,6 +90,24 @@ def test_a_link_shows_what_it_refers_to(reader):
     assert not violations(page)
 
 
+def test_a_preview_stays_with_the_keyboard(reader):
+    "Focus that leaves and is back at once, or a pointer that rests elsewhere, takes nothing away; focus that leaves does."
+    page = reader.open('nbs/05_ddim_score_identity.html')
+    preview, link = page.locator('#preview'), page.locator('.bd-article a[href="04_taylor_guidance.html"].reference').first
+    page.mouse.move(5, 5)
+    page.keyboard.press('Tab')
+    link.focus()
+    preview.wait_for()
+    link.evaluate("link => { document.querySelector('.bd-article h1 a').focus(); link.focus(); }")
+    page.wait_for_timeout(400)
+    assert preview.is_visible()
+    page.locator('.bd-article h1').hover()
+    page.wait_for_timeout(400)
+    assert preview.is_visible()
+    page.locator('.bd-article h1 a').focus()
+    preview.wait_for(state='hidden')
+
+
 @pytest.mark.parametrize('selector, words', [('a[href="references.html#id6"], a[href*="references.html#"]', 'Dhariwal'), ('a[href="#thm-ddim"]', 'Same marginals'), ('a[href="04_taylor_guidance.html"].reference', 'After this chapter')])
 def test_citations_theorems_and_chapters_too(reader, selector, words):
     page = reader.open('nbs/05_ddim_score_identity.html')
