@@ -276,6 +276,23 @@ def test_fast_changes_no_number(network, monkeypatch):
     assert list(quick.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_convolutions_of_16_bits_are_rounded_once(dtype, monkeypatch):
+    "What the measurement of 16 bits computes: forward what PyTorch has on a processor, slowly; and each way back, which PyTorch adds up in 16 bits there, is float32's rounded."
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / 'benchmarks')
+    from sixteen_bits import RoundedConvolutions
+    layer, x, upstream = torch.nn.Conv2d(16, 8, 3, padding=1).to(dtype), torch.randn(4, 16, 6, 6).to(dtype), torch.randn(4, 8, 6, 6).to(dtype)
+    def answers(layer, x, upstream):
+        at = x.clone().requires_grad_()
+        out = layer(at)
+        return out, *torch.autograd.grad(out, (at, layer.weight), upstream)
+    with RoundedConvolutions(): found = answers(layer, x, upstream)
+    assert (found[0] == layer(x)).float().mean() > 0.99
+    for own, exact in zip(found, answers(layer.float(), x.float(), upstream.float())):
+        assert own.dtype == dtype and not torch.equal(own.float(), exact)
+        assert torch.allclose(own.float(), exact, rtol=0.501 * torch.finfo(dtype).eps, atol=1e-6)
+
+
 def test_what_is_recorded_on_a_cpu_is_the_function():
     calls = []
     def model(x, t, y): calls.append(y); return x + t[:, None]
