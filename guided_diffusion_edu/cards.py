@@ -22,8 +22,8 @@ def _trained(kind, record):
 
 def model_card(found):
     "What the records of `found` (`Pretrained`) say of it, as lines of text."
-    name = re.search(r"--data (\S+)", found.records["diffusion"]["note"])
-    name = name[1] if name else "not recorded"
+    name = re.search(r"--data ('[^']*'|\S+)", found.records["diffusion"]["note"])
+    name = name[1].strip("'") if name else "not recorded"
     origin, licence = ORIGINS.get(name.partition(":")[0], ("not recorded", "not recorded"))
     lines = [line for kind, record in found.records.items() for line in _trained(kind, record)]
     noise = found.records["diffusion"]["schedule"]

@@ -5,7 +5,7 @@ __all__ = ['SAMPLERS', 'SIZE', 'NARROW', 'EIGHT', 'LONG', 'GUIDE', 'PLANS', 'HOU
            'write_npz', 'sample', 'Plan', 'train', 'data', 'pack', 'evaluate', 'tradeoff', 'info', 'main']
 
 # %% ../nbs/13_command_line.ipynb #c04
-import argparse, json, math, os, sys
+import argparse, json, math, os, shlex, sys, unicodedata
 from dataclasses import asdict, fields as dataclass_fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,12 +38,13 @@ def write_png(path, images, columns=None):
     write_whole(path, lambda p: picture.save(p, format="PNG"))
 
 
-def write_npz(path, images, labels):
-    "`images` (B, C, H, W) in [-1, 1] and `labels` (B,) in the layout of OpenAI's evaluator."
+def write_npz(path, images, labels, names):
+    """`images` (B, C, H, W) in [-1, 1] and `labels` (B,) in the layout of OpenAI's evaluator; and
+    the `names` of the classes, which it passes over."""
     import numpy
     pixels = to_pixels(images).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)  # (B, H, W, 3)
     def write(p):
-        with open(p, "wb") as file: numpy.savez(file, pixels.numpy(), labels.numpy())
+        with open(p, "wb") as file: numpy.savez(file, pixels.numpy(), labels.numpy(), names="\n".join(names))
     write_whole(path, write)
 
 # %% ../nbs/13_command_line.ipynb #c10
@@ -60,9 +61,10 @@ def _require_out(option, out, *suffixes):
 # %% ../nbs/13_command_line.ipynb #c10b
 def _class(label, names):
     "The index of the class `label`, a name or an index as text."
+    label, *names = (unicodedata.normalize("NFC", text) for text in (label, *names))  # a letter has one form
     if label in names: return names.index(label)
     known = label.isdecimal() and int(label) < len(names)
-    _require(known, "--label", f"a class in [0, {len(names)}) or one of {list(names)}", repr(label))
+    _require(known, "--label", f"a class in [0, {len(names)}) or one of {names}", repr(label))
     return int(label)
 
 
@@ -90,7 +92,7 @@ def sample(args):
     pixels = draw_guided(on_device(found), y, args.steps, args.scale, SAMPLERS[args.sampler], args.seed,
                          progress=sys.stderr.isatty(), **_sampling(args))
     x_0 = from_pixels(pixels)
-    write_png(out, x_0, columns) if out.suffix == ".png" else write_npz(out, x_0, y)
+    write_png(out, x_0, columns) if out.suffix == ".png" else write_npz(out, x_0, y, found.labels)
     of = "" if args.label is None else f" of {found.labels[y[0]]}"
     print(f"{args.count} samples{of} -> {out}")
 
@@ -151,7 +153,7 @@ def _fitted(data):
     halvings = max(least, int(math.log2(size)) - 3)
     while halvings > least and size % 2 ** halvings: halvings -= 1
     halved = size % 2 ** halvings == 0
-    _require(halved, "--data", f"pictures whose size can be halved {halvings} times", f"{size} x {size}")
+    _require(halved, "--image-size", f"a number that can be halved {halvings} times", size)
     common = NARROW | dict(image_size=size, in_channels=channels,
                            channel_mult=(1, 1) if size <= 8 else (1,) + (2,) * halvings,
                            attention_resolutions=(size // 2 ** halvings,))
@@ -210,7 +212,7 @@ def _note(args, recipe):
     if args.image_size: named.append(f"--image-size {args.image_size}")
     if args.unfit: named.append(f"--unfit {args.unfit}")
     named = [f"--{name}" for name in ("small", "conditional") if getattr(args, name)] + named
-    return " ".join([f"gde train {args.what} --data {args.data}", *named])
+    return " ".join([f"gde train {args.what} --data {shlex.quote(args.data)}", *named])
 
 
 def _watches(args, config, recipe):
@@ -230,6 +232,7 @@ def _say_loss(average, history):
 # %% ../nbs/13_command_line.ipynb #c20b
 def train(args):
     "Train a diffusion model or a noisy classifier; resumes from --out."
+    _require(args.out or args.show or args.dry_run, "--out", "a folder", args.out)
     _require(args.steps is None or args.steps >= 1, "--steps", "at least 1", args.steps)
     _require(args.batch is None or args.batch >= 1, "--batch", "at least 1", args.batch)
     with processes():
@@ -247,7 +250,7 @@ def train(args):
         count = sum(p.numel() for p in model.parameters())
         print(f"{count:,} parameters -> {Path(args.out) / args.what}.safetensors")
         begun = recipe.ema_decay ** recipe.steps
-        if begun > 0.01: print(f"{begun:.0%} of them is still the random start: lower --ema-decay, or train longer")
+        if begun > 0.01: print(f"{begun:.0%} of them is still the random start: lower --ema-decay, or train longer, into a new --out")
 
 
 def _dry_run(network, config, recipe, data):
@@ -262,11 +265,14 @@ def _dry_run(network, config, recipe, data):
 
 # %% ../nbs/13_command_line.ipynb #c22
 def data(args):
-    "Print a data set's card, and draw some of each class."
-    if args.out: _require_out("--out", args.out, ".png")
+    "Print a data set's card; draw some of each class, or write all as a batch."
+    if args.out: _require_out("--out", args.out, ".png", ".npz")
     found = _loaded(args)
     print(data_card(args.data, found))
-    if args.out:
+    if args.out and Path(args.out).suffix == ".npz":
+        write_npz(Path(args.out), from_pixels(found.pixels), found.labels, found.names)
+        print(f"{len(found.labels)} pictures -> {args.out}")
+    elif args.out:
         few = min(8, *torch.bincount(found.labels).tolist())
         write_png(Path(args.out), some_of_each(found, few), columns=len(found.names))
         print(f"{few} of each class -> {args.out}")
@@ -296,13 +302,16 @@ def _fitting(reference, samples):
     _require(fits, "A and B", "of pictures of one size", f"{reference.size} and {samples.size}")
 
 
-def _labels(batch, network):
-    "The classes that the samples were asked to be, where the network knows the same classes."
+def _labels(batch, network, chosen):
+    """The classes that the samples were asked to be, where the network knows the same classes: by
+    the names in the batch, or as far as one can tell if the network was `chosen` by the user."""
     if "arr_1" not in batch.headers or not isinstance(network, Judge): return None
     y = batch.array("arr_1").long()
     _require(y.shape == (batch.count,), "arr_1", f"one class for each of {batch.count} samples",
              tuple(y.shape))
-    return y if y.max() < len(network.names) else None
+    if "names" in batch.headers: known = batch.text("names") == "\n".join(network.names)
+    else: known = chosen and y.max() < len(network.names)
+    return y if known else None
 
 
 def _as_table(table):
@@ -329,7 +338,7 @@ def evaluate(args):
     if "mu" not in reference.headers: require_enough(reference.count, found, "A")
     wanted, size = len(drawn.law.mean), len(found.law.mean)
     _require(size == wanted, "A", f"statistics of {wanted} features, as {name} has them", size)
-    table = scores(found, drawn, _labels(samples, network), args.repeats, args.seed)
+    table = scores(found, drawn, _labels(samples, network, args.features is not None), args.repeats, args.seed)
     print(f"features: {name}; {samples.count} samples against {reference.count or 'statistics'}")
     print("\n".join(_as_table(table)))
     record = dict(reference=args.A, samples=args.B, features=name, count=samples.count,
@@ -370,9 +379,10 @@ def tradeoff(args):
     "Measure fidelity and diversity against the scale of guidance and the number of steps."
     _require(args.count > 128, "--count", "more than 128", args.count)
     _require_out("--out", args.out)
-    command = (f"gde tradeoff --weights {args.weights} --data {args.data or args.weights} "
-               f"--scales {','.join(map(str, args.scales))} --steps {','.join(map(str, args.steps))} "
-               f"--count {args.count} --seed {args.seed} --out {args.out}")
+    scales, steps = (",".join(map(str, numbers)) for numbers in (args.scales, args.steps))
+    command = shlex.join(["gde", "tradeoff", "--weights", args.weights, "--data", args.data or args.weights,
+                          "--scales", scales, "--steps", steps, "--count", str(args.count),
+                          "--seed", str(args.seed), "--out", args.out])
     record = trade_off(args.weights, args.out, args.scales, args.steps, args.count, args.data,
                        args.seed, command)
     for row in record["rows"]:
@@ -437,8 +447,7 @@ def _add_train(verbs):
                              "--data digits --out runs/two"])
     p.add_argument("what", choices=["diffusion", "classifier"])
     _add_pictures(p)
-    p.add_argument("--out", required=True,
-                   help="folder for weights, record and checkpoint; a run resumes from there")
+    p.add_argument("--out", help="folder for weights, record and checkpoint; a run resumes from there")
     p.add_argument("--show", action="store_true", help="print the networks' shape and the recipe, and stop")
     p.add_argument("--dry-run", action="store_true", help="print what the run would cost, and stop")
     p.add_argument("--small", action="store_true",
@@ -463,7 +472,7 @@ def _add_recipe(p):
 def _add_data(verbs):
     p = _verb(verbs, data, ["gde data --data digits", "gde data --data emoji:package --out emoji.png"])
     _add_pictures(p)
-    p.add_argument("--out", help="a .png for some of each class")
+    p.add_argument("--out", help="a .png for some of each class, or an .npz of all, for gde evaluate")
 
 
 def _add_pack(verbs):
@@ -510,7 +519,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv=None):
     "The `gde` command. Gives the exit code: 0; 2 with one line on standard error; 130 if interrupted."
+    from guided_diffusion_edu import __version__
     parser = _Parser(prog="gde", description="Train, guide and sample diffusion models.")
+    parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     _add_sample(verbs)
     _add_train(verbs)
@@ -521,7 +532,7 @@ def main(argv=None):
     _verb(verbs, info, ["gde info"])
     args = parser.parse_args(argv)
     try: args.run(args)
-    except KeyboardInterrupt: return _said(args, "interrupted; what was written before is whole", 130)
+    except KeyboardInterrupt as stop: return _said(args, str(stop) or "interrupted; what was written before is whole", 130)
     except (torch.OutOfMemoryError, MemoryError): return _said(args, "not enough memory for this")
     except (ValueError, OSError) as error: return _said(args, " ".join(str(error).split()))
     return 0

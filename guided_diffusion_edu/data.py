@@ -155,10 +155,18 @@ def _without_unfit(paths, pictures, unfit):
 # %% ../nbs/09_data.ipynb #c24
 def _folder(path, size, unfit):
     from torchvision.datasets import ImageFolder
+
+    class Folder(ImageFolder):
+        def find_classes(self, directory):  # hidden folders are an editor's
+            classes, _ = super().find_classes(directory)
+            classes = [name for name in classes if not name.startswith(".")]
+            return classes, {name: i for i, name in enumerate(classes)}
+
+    path = str(Path(path).expanduser())
     if not Path(path).is_dir():
         raise ValueError("data must be a folder with one folder a class, and there is none at "
                          f"{path!r}")
-    try: found = ImageFolder(path)
+    try: found = Folder(path)
     except FileNotFoundError as error:
         raise ValueError("data must be a folder with one folder of pictures a class: "
                          f"{error}") from None
@@ -229,7 +237,7 @@ def _listed(groups):
 
 # %% ../nbs/09_data.ipynb #c28
 def _emoji(path, size, train):
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(f"data must be emoji that are there, and there is nothing at {str(path)!r}")
     found = list((_emoji_package if path.is_dir() else _emoji_font)(path, size))

@@ -93,12 +93,13 @@ def load_pretrained(name):
     """The weights `name`: one of `available_weights()`, or a folder that `train_diffusion` and
     `train_classifier` have filled, or the first alone: then there is no classifier, None. Gives
     `Pretrained`. ValueError for what does not belong together."""
-    folder = WEIGHTS / name if name in available_weights() else Path(name)
+    folder = WEIGHTS / name if name in available_weights() else Path(name).expanduser()
     alone = not any((folder / file).is_file() for file in FILES[2:])
     missing = [file for file in (FILES[:2] if alone else FILES) if not (folder / file).is_file()]
     if missing:
-        raise ValueError(f"weights must be one of {available_weights()} or a folder with "
-                         f"diffusion and classifier weights, got {name!r} (no {', '.join(missing)} there)")
+        begun = "; a run was begun there and is not finished" if any(folder.glob("*.checkpoint")) else ""
+        raise ValueError(f"weights must be one of {available_weights()} or a folder with diffusion and "
+                         f"classifier weights, got {name!r} (no {', '.join(missing)} there{begun})")
     model, diffusion = _load("diffusion", UNet, UNetConfig, folder)
     schedule = SCHEDULES[diffusion["schedule"]["name"]](diffusion["schedule"]["T"])
     classifier, records = None, dict(diffusion=diffusion)

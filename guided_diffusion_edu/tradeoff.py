@@ -60,7 +60,7 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     for all `scales`, `steps` and `WAYS` into the JSON file `out`, point by point; what is there
     is kept. `data`: the real ones (default: of the weights' name), all of them for FID and the
     first `MANIFOLD` for their neighbourhoods; of "folder:PATH" none is held out, so its real
-    ones are not measured. Gives the record.
+    ones are not measured; accuracy only if its classes are those of the weights. Gives the record.
 
     A model that is told the class stands a scale of 1 ahead: Eq. `eq-told-ahead`.
     """
@@ -72,6 +72,7 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     judge, train = judge_of(data, size), load_sized(data, size)
     reference = extract(judge, train.pixels)
     reference = reference._replace(pool=reference.pool[:MANIFOLD])
+    same_classes = train.names == found.labels  # else the judge cannot name what was asked for
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
                  seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels),
                  weights_sha256=digest_of(numbers))
@@ -84,7 +85,8 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     for point in [(way, s, n) for s in scales for n in steps for way in WAYS]:
         if point in known: continue
         began = time.time()
-        table = _table(reference, judge, *draw_pixels(found, *point, count, seed))
+        pixels, y = draw_pixels(found, *point, count, seed)
+        table = _table(reference, judge, pixels, y if same_classes else None)
         record["rows"].append(dict(zip(("way", "scale", "steps"), point)) |
                               dict(seconds=round(time.time() - began, 1), scores=table))
         write_text(out, json.dumps(record, indent=1) + "\n")

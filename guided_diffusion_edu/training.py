@@ -197,7 +197,7 @@ def write_whole(path, write):
     """Let `write(path)` fill a file beside `path`, then move it there: `path` is whole at any
     moment."""
     path = Path(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(f"{path} must be in a folder that exists")
+    _require_folder(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
@@ -205,6 +205,10 @@ def write_whole(path, write):
         os.replace(temporary, path)
         if os.name == "posix": _sync_folder(path.parent)
     finally: temporary.unlink(missing_ok=True)
+
+
+def _require_folder(path):
+    if not path.parent.is_dir(): raise FileNotFoundError(f"{path} must be in a folder that exists")
 
 
 def _sync_folder(folder):
@@ -332,18 +336,20 @@ def my_share(data, schedule, recipe, state, step):
     share[0] = share[0].contiguous(memory_format=_memory_format(recipe))
     return share, weight
 
-
+# %% ../nbs/10_training.ipynb #c48a
 def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True, watch=()):
     """Train `model` in place; gives `(average, losses)`.
 
     `loss(model, schedule, x_0, y, t, eps)` gives one number for each example, (B,).
     Resumes from the file `checkpoint` if it is there. Each function of `watch` is called with
-    `(average, history)` after each checkpoint. Raises ValueError if `checkpoint` was written by
-    a run that is not the same (`about`), if the batch cannot be shared out evenly, or if the
-    loss is no longer a number.
+    `(average, history)` after each checkpoint. Interrupted (Ctrl-C, SIGTERM), it ends its step,
+    writes a checkpoint and raises KeyboardInterrupt. Raises ValueError if `checkpoint` was
+    written by a run that is not the same (`about`: what JSON can hold), if the batch cannot be
+    shared out evenly, or if the loss is no longer a number.
     """
     _check_shares(recipe, _world())
-    checkpoint = Path(checkpoint)
+    checkpoint, about = Path(checkpoint), json.loads(json.dumps(about))  # as it is when read back
+    _require_folder(checkpoint)
     model.to(_device(), memory_format=_memory_format(recipe)).train()
     state = State(model, recipe, len(schedule))
     if checkpoint.exists(): load_state(state, checkpoint, about)
@@ -351,18 +357,20 @@ def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True, w
     network = _network(model, recipe)
     if _rank() == 0: _remove_leftovers(checkpoint)
     bar = _progress_bar(len(state.history), recipe, progress)
-    for step in bar:
-        torch.manual_seed(_seed(recipe, step) + _rank())  # for dropout
-        share, weight = my_share(data, schedule, recipe, state, step)
-        losses = backward(network, loss, schedule, share, weight, state.scaler, recipe.accumulate)
-        state.update(recipe)
-        t, losses, weight = (_everyones(part).cpu() for part in (share[2], losses, weight))
-        state.note(t, losses, weight, len(schedule))
-        _check_loss(state, recipe)
-        _show(bar, state, recipe)
-        if _rank() == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps):
-            save_state(state, checkpoint, about)
-            for look in watch: look(state.average.module, state.history)
+    with _interrupts() as stop:
+        for step in bar:
+            torch.manual_seed(_seed(recipe, step) + _rank())  # for dropout
+            share, weight = my_share(data, schedule, recipe, state, step)
+            losses = backward(network, loss, schedule, share, weight, state.scaler, recipe.accumulate)
+            state.update(recipe)
+            t, losses, weight = (_everyones(part).cpu() for part in (share[2], losses, weight))
+            state.note(t, losses, weight, len(schedule))
+            _check_loss(state, recipe)
+            _show(bar, state, recipe)
+            if _rank() == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps or stop):
+                save_state(state, checkpoint, about)
+                if stop: raise KeyboardInterrupt(f"stopped; {step + 1:,} steps are saved in {checkpoint}")
+                for look in watch: look(state.average.module, state.history)
     if _world() > 1: dist.barrier()  # until the last checkpoint is there for all
     return state.average.module, state.history[:, 0].tolist()
 
@@ -390,7 +398,7 @@ def _check_loss(state, recipe):
     last = state.history[-patience:, 0]
     if len(last) == patience and not last.isfinite().any():
         raise ValueError(f"loss must stay a number, and is {state.history[-1, 0]} at step "
-                         f"{len(state.history) - 1}: try a smaller lr")
+                         f"{len(state.history) - 1}: try a smaller lr, in a new folder")
 
 
 def _remove_leftovers(path):
@@ -407,9 +415,35 @@ def _show(bar, state, recipe):
     rate = (bar.format_dict["rate"] or 0) * recipe.batch
     bar.set_postfix_str(f"loss {state.history[-1, 0]:.3f}, {rate:.0f} images/s", refresh=False)
 
+# %% ../nbs/10_training.ipynb #c50b
+import signal, threading
+
+
+@contextmanager
+def _interrupts():
+    "The list of interrupts (Ctrl-C, SIGTERM) that came; each is noted once, then it acts as before."
+    seen, before = [], {}
+
+    def restore():
+        while before: signal.signal(*before.popitem())
+
+    def note(number, _):
+        seen.append(number)
+        restore()
+
+    if _world() == 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None): before[number] = handler
+        for number in before: signal.signal(number, note)
+    try: yield seen
+    finally: restore()
+
 # %% ../nbs/10_training.ipynb #c51a
 def _check_data(config, data):
     "Raise ValueError unless a network of `config` fits the pictures and classes of `data`."
+    count, labels = len(data.pixels), len(data.labels)
+    require(0 < count == labels, "data", "have pictures, and a label for each", f"{count} and {labels}")
     wanted, shape = (config.in_channels, config.image_size, config.image_size), tuple(data.pixels.shape[1:])
     require(shape == wanted, "data", f"have pictures of shape {wanted}, as the network", shape)
     fits = config.classes in (None, len(data.names))
@@ -435,15 +469,17 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
     _check_data(config, data)
     about = dict(config=asdict(config), recipe=asdict(recipe), classes=data.names,
                  data=digest_of([data.pixels, data.labels]))
-    about = json.loads(json.dumps(about))  # tuples become lists, as they will when read back
     del about["recipe"]["save_every"]  # as often as one likes
     torch.manual_seed(recipe.seed)
     schedule, began = SCHEDULES[recipe.schedule](), time.time()
-    checkpoint = out / f"{kind}.checkpoint"
+    checkpoint, weights = out / f"{kind}.checkpoint", out / f"{kind}.safetensors"
+    if weights.exists() and not checkpoint.exists():
+        raise ValueError(f"out must be a new folder or one with a checkpoint; {out} has finished "
+                         f"{weights.name} and none, and they would be lost")
     average, losses = fit(network(config), loss, data, schedule, recipe, checkpoint, about,
                           progress, watch)
     if _rank() > 0: return average.eval()
-    write_tensors(out / f"{kind}.safetensors", average.state_dict(), dict(config=about["config"]))
+    write_tensors(weights, average.state_dict(), dict(config=about["config"]))
     fifties = [losses[i:i + 50] for i in range(0, len(losses), 50)]
     record = about | dict(
         recipe=asdict(recipe), note=note, schedule=dict(name=recipe.schedule, T=len(schedule)),

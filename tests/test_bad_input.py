@@ -585,7 +585,7 @@ WRITERS = [  # (what, name of the file, how it is written)
     ('write_text', 'a.txt', lambda p: training.write_text(p, 'new')),
     ('write_tensors', 'a.safetensors', lambda p: training.write_tensors(p, {'a': torch.zeros(3)}, {})),
     ('write_png', 'a.png', lambda p: cli.write_png(p, RANDOM)),
-    ('write_npz', 'a.npz', lambda p: cli.write_npz(p, RANDOM, torch.zeros(130).long())),
+    ('write_npz', 'a.npz', lambda p: cli.write_npz(p, RANDOM, torch.zeros(130).long(), '0')),
     ('write_half', 'diffusion.safetensors', lambda p: gde.write_half(DIGITS, p.parent)),
     ('write_reference', 'a.npz', lambda p: evaluation.write_reference(p, evaluation.Extracted(*[evaluation.Gaussian(torch.zeros(2), torch.eye(2))] * 2), 'none')),
     ('watch_samples', 'samples-000003.png', lambda p: gde.watch_samples(p.parent, LINE, (1, 1, 8, 8), steps=2)(NET, range(3))),

@@ -1,5 +1,5 @@
 """The `gde` command as a user types it."""
-import json, subprocess, sys
+import json, shlex, subprocess, sys
 
 import numpy
 import pytest
@@ -31,7 +31,7 @@ def test_sample_npz_is_the_evaluators_layout(tmp_path):
 def test_npz_keeps_rows_and_columns(tmp_path):
     picture = torch.full((1, 1, 4, 4), -1.0)
     picture[0, 0, 0, 2] = 1.0  # first row, third column
-    write_npz(tmp_path / 'a.npz', picture, torch.zeros(1))
+    write_npz(tmp_path / 'a.npz', picture, torch.zeros(1), '0')
     assert numpy.load(tmp_path / 'a.npz')['arr_0'][0, 0, 2].tolist() == [255] * 3
 
 
@@ -160,6 +160,48 @@ def test_data_and_pack(tmp_path, capsys, root):
     assert main(['pack', str(root / 'guided_diffusion_edu' / 'weights' / 'digits'), str(tmp_path / 'half')]) == 0
     assert main(['sample', '--weights', str(tmp_path / 'half'), '--steps', '2', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
     assert main(['pack', str(tmp_path), str(tmp_path / 'b')]) == 2
+
+
+def test_pictures_become_a_reference_that_knows_its_classes(tmp_path, capsys):
+    "The real digits against themselves: FID 0, all right. By a judge who knows other classes there is no accuracy."
+    batch = str(tmp_path / 'a.npz')
+    assert main(['data', '--data', 'digits', '--out', batch]) == 0 and '1437 pictures -> ' in capsys.readouterr().out
+    assert main(['evaluate', batch, batch, '--repeats', '0']) == 0
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:-1] if len(line.split()) == 2)
+    assert float(rows['FID']) < 1e-6 and float(rows['accuracy']) > 0.97
+    with numpy.load(batch) as found: write_npz(tmp_path / 'b.npz', gde.from_pixels(torch.from_numpy(found['arr_0']).permute(0, 3, 1, 2)), torch.from_numpy(found['arr_1']), 'abcdefghij')
+    for features in ([], ['--features', 'digits']):
+        assert main(['evaluate', batch, str(tmp_path / 'b.npz'), '--repeats', '0', *features]) == 0
+        assert 'accuracy' not in capsys.readouterr().out
+
+
+def test_without_out_a_run_can_be_looked_at(capsys):
+    assert main(['train', 'classifier', '--data', 'digits', '--show']) == 0 and '"config"' in capsys.readouterr().out
+    assert main(['train', 'classifier', '--data', 'digits']) == 2 and capsys.readouterr().err == 'gde train: --out must be a folder, got None\n'
+
+
+def test_a_note_can_be_pasted(tmp_path, capsys):
+    "Names with spaces are quoted in the record; the card knows the folder."
+    for name in ('my pictures/one', 'my pictures/two'):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / name / '0.png')
+    data = f'folder:{tmp_path}/my pictures'
+    assert main(['train', 'diffusion', '--data', data, '--image-size', '8', '--steps', '1', '--batch', '2', '--no-samples', '--out', str(tmp_path / 'run')]) == 0
+    found = gde.load_pretrained(str(tmp_path / 'run'))
+    assert shlex.split(found.records['diffusion']['note'])[:5] == ['gde', 'train', 'diffusion', '--data', data]
+    assert f'data: {data}, from' in gde.model_card(found)
+
+
+def test_a_label_has_one_form():
+    "As macOS writes it in names of files, and as keyboards do."
+    from guided_diffusion_edu.cli import _class
+    decomposed, composed = 'gro\u0308\u00dfe', 'gr\u00f6\u00dfe'
+    assert _class(composed, ('a', decomposed)) == _class(decomposed, ('a', composed)) == 1
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop: main(['--version'])
+    assert stop.value.code == 0 and capsys.readouterr().out == f'{gde.__version__}\n'
 
 
 @pytest.fixture(scope='module')

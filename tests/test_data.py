@@ -119,6 +119,15 @@ def test_pictures_that_are_not_fit_are_named(tmp_path):
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="none is left of 'dogs'"): gde.load_data(f'folder:{tmp_path}', image_size=16, unfit='skip')
 
 
+def test_hidden_folders_are_no_classes_and_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('pets/cats', 'pets/.ipynb_checkpoints'):
+        (tmp_path / name).mkdir(parents=True)
+        noise_picture(16, 16, seed=0).save(tmp_path / name / '0.png')
+    found = gde.load_data('folder:~/pets', image_size=16)
+    assert found.names == ('cats',) and len(found.pixels) == 1
+
+
 def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
     (tmp_path / 'a').mkdir()
     picture = Image.new('RGB', (32, 16), 'white')

@@ -1,5 +1,5 @@
 """The training loop: what it averages, that it can be taken up again, and that networks hear all that they are told."""
-import argparse, io, json, math, os, socket, subprocess, sys
+import argparse, io, json, math, os, signal, socket, subprocess, sys
 from dataclasses import fields, replace
 from functools import partialmethod
 from pathlib import Path
@@ -41,6 +41,60 @@ def test_resumed_is_straight_to_the_bit(tmp_path):
     _, resumed, again = run(tmp_path / 'b')
     assert losses == again
     for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()): assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_step_and_is_saved(tmp_path, number):
+    "In the first step of four: it is finished and saved, what was there before acts again, and the run goes on to the same weights."
+    (tmp_path / 'a').mkdir(), (tmp_path / 'b').mkdir()
+    _, straight, losses = run(tmp_path / 'a')
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    def hurried(*args):
+        os.kill(os.getpid(), number)
+        return plain(*args)
+    with pytest.raises(KeyboardInterrupt, match='stopped; 1 steps are saved in .*checkpoint'): run(tmp_path / 'b', hurried)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert len(read_tensors(tmp_path / 'b' / 'checkpoint')[0]['history']) == 1
+    _, resumed, again = run(tmp_path / 'b')
+    assert losses == again and all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()))
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    def twice(*_):
+        for _ in range(2): os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail('went on')
+    with pytest.raises(KeyboardInterrupt) as stopped: run(tmp_path, twice)
+    assert not str(stopped.value) and not (tmp_path / 'checkpoint').exists()
+
+
+def test_what_is_ignored_stays_ignored(tmp_path):
+    "As under nohup."
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        def hurried(*args):
+            os.kill(os.getpid(), signal.SIGINT)
+            return plain(*args)
+        assert len(run(tmp_path, hurried)[2]) == 4
+    finally: signal.signal(signal.SIGINT, before)
+
+
+def test_a_record_may_hold_what_json_holds(tmp_path):
+    for _ in range(2): fit(gde.UNet(SMALL), plain, gde.load_data('digits'), gde.linear_schedule(), RECIPE, tmp_path / 'checkpoint', dict(names=('a', 'b')), progress=False)
+    with pytest.raises(FileNotFoundError, match='must be in a folder that exists'): fit(gde.UNet(SMALL), lambda *_: pytest.fail('trained'), gde.load_data('digits'), gde.linear_schedule(), RECIPE, tmp_path / 'none' / 'a', {}, progress=False)
+
+
+def test_finished_weights_are_not_trained_over(tmp_path):
+    "Without the checkpoint, which is large and may be deleted, a run cannot go on from them."
+    gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, RECIPE, progress=False)
+    (tmp_path / 'diffusion.checkpoint').unlink()
+    before = (tmp_path / 'diffusion.safetensors').read_bytes()
+    with pytest.raises(ValueError, match='has finished diffusion.safetensors and none'): gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, RECIPE, progress=False)
+    assert (tmp_path / 'diffusion.safetensors').read_bytes() == before
+
+
+def test_a_run_that_is_not_finished_is_said_to_be_one(tmp_path):
+    (tmp_path / 'diffusion.checkpoint').touch()
+    with pytest.raises(ValueError, match='no diffusion.json, diffusion.safetensors there; a run was begun there and is not finished'): gde.load_pretrained(str(tmp_path))
 
 
 def test_the_average_follows_the_weights(tmp_path):
@@ -389,6 +443,12 @@ def test_an_overflow_in_float16_is_no_loss(tmp_path):
 def test_network_and_data_must_fit(tmp_path, config, said):
     with pytest.raises(ValueError, match=said): gde.train_diffusion(replace(SMALL, **config), gde.load_data('digits'), tmp_path, RECIPE, progress=False)
     assert not (tmp_path / 'diffusion.checkpoint').exists()
+
+
+@pytest.mark.parametrize('pixels, labels', [(8, 4), (4, 8), (0, 0)])
+def test_every_picture_has_a_label(tmp_path, pixels, labels):
+    data = gde.load_data('digits')
+    with pytest.raises(ValueError, match=f'data must have pictures, and a label for each, got {pixels} and {labels}'): gde.train_diffusion(SMALL, data._replace(pixels=data.pixels[:pixels], labels=data.labels[:labels]), tmp_path, RECIPE, progress=False)
 
 
 def test_a_run_goes_on_with_its_own_data_only_however_they_are_called(tmp_path):
