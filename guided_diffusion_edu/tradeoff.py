@@ -50,10 +50,6 @@ def _resumed(out, about):
     return record
 
 
-def _table(reference, judge, pixels, y):
-    return scores(reference, extract(judge, pixels), y)
-
-
 def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000, data=None,
               seed=0, command=""):
     """Measure FID, IS, precision, recall, density, coverage and accuracy of the weights `weights`
@@ -72,7 +68,6 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     judge, train = judge_of(data, size), load_sized(data, size)
     reference = extract(judge, train.pixels)
     reference = reference._replace(pool=reference.pool[:MANIFOLD])
-    same_classes = train.names == found.labels  # else the judge cannot name what was asked for
     about = dict(weights=str(weights), data=data, features=f"judge of {data}", count=count,
                  seed=seed, conditional=bool(found.model.config.classes), reference=len(train.labels),
                  weights_sha256=digest_of(numbers))
@@ -80,13 +75,14 @@ def trade_off(weights, out, scales=(0.0, 1.0, 2.0, 4.0), steps=(25,), count=1000
     record["commands"].append(dict(command=command, **provenance()))
     if "real" not in record and not data.startswith("folder:"):
         held_out = load_sized(data, size, train=False)
-        record["real"] = _table(reference, judge, held_out.pixels[:count], held_out.labels[:count])
+        record["real"] = scores(reference, extract(judge, held_out.pixels[:count]), held_out.labels[:count])
     known = {(row["way"], row["scale"], row["steps"]) for row in record["rows"]}
     for point in [(way, s, n) for s in scales for n in steps for way in WAYS]:
         if point in known: continue
         began = time.time()
         pixels, y = draw_pixels(found, *point, count, seed)
-        table = _table(reference, judge, pixels, y if same_classes else None)
+        y = y if train.names == found.labels else None  # the judge may know other classes
+        table = scores(reference, extract(judge, pixels), y)
         record["rows"].append(dict(zip(("way", "scale", "steps"), point)) |
                               dict(seconds=round(time.time() - began, 1), scores=table))
         write_text(out, json.dumps(record, indent=1) + "\n")
