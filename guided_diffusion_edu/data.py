@@ -160,6 +160,7 @@ def _folder(path, size, unfit):
         def find_classes(self, directory):  # hidden folders are an editor's
             classes, _ = super().find_classes(directory)
             classes = [name for name in classes if not name.startswith(".")]
+            if not classes: raise FileNotFoundError(f"there is none in {directory}")
             return classes, {name: i for i, name in enumerate(classes)}
 
     path = str(Path(path).expanduser())

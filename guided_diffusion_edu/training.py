@@ -436,7 +436,9 @@ def _interrupts():
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_IGN, None): before[number] = handler
         for number in before: signal.signal(number, note)
-    try: yield seen
+    try:
+        yield seen
+        if seen: raise KeyboardInterrupt  # it came after the last step
     finally: restore()
 
 # %% ../nbs/10_training.ipynb #c51a

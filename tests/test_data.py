@@ -126,6 +126,8 @@ def test_hidden_folders_are_no_classes_and_home_is_found(tmp_path, monkeypatch):
         noise_picture(16, 16, seed=0).save(tmp_path / name / '0.png')
     found = gde.load_data('folder:~/pets', image_size=16)
     assert found.names == ('cats',) and len(found.pixels) == 1
+    (tmp_path / 'pets' / 'cats').rename(tmp_path / 'cats')
+    with pytest.raises(ValueError, match='one folder of pictures a class: there is none in'): gde.load_data('folder:~/pets', image_size=16)
 
 
 def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):

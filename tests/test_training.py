@@ -67,6 +67,13 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
     assert not str(stopped.value) and not (tmp_path / 'checkpoint').exists()
 
 
+def test_an_interrupt_after_the_last_step_is_one(tmp_path):
+    "All is saved by then; what comes after training must not begin."
+    def late(*_): os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt): fit(gde.UNet(SMALL), plain, gde.load_data('digits'), gde.linear_schedule(), replace(RECIPE, save_every=4), tmp_path / 'checkpoint', {}, progress=False, watch=[late])
+    assert len(read_tensors(tmp_path / 'checkpoint')[0]['history']) == 4
+
+
 def test_what_is_ignored_stays_ignored(tmp_path):
     "As under nohup."
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
