@@ -365,8 +365,13 @@ def feature_network(name, size=None):
 
 
 def features_of(name, size):
-    "What statistics by `feature_network(name, size)` say that they are of: a judge is of one size."
-    return name if _by_inception(name) else f"{name} at {size}"
+    """What statistics by `feature_network(name, size)` say that they are of: a judge is of one size,
+    and of the pictures that a folder holds."""
+    if _by_inception(name): return name
+    if ":" not in name: return f"{name} at {size}"
+    from guided_diffusion_edu.training import digest_of
+    data = load_sized(name, size)
+    return f"{name} at {size}, of {digest_of([data.pixels, data.labels])[:12]}"
 
 # %% ../nbs/12_evaluation.ipynb #c48
 import math, zipfile

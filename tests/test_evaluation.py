@@ -4,6 +4,7 @@ import hashlib, json, subprocess, sys, zipfile
 import numpy
 import pytest
 import torch
+from PIL import Image
 from hypothesis import given, settings, strategies as st
 
 import guided_diffusion_edu as gde
@@ -255,6 +256,17 @@ def test_statistics_are_written_as_the_evaluator_reads_them(tmp_path, judge):
         assert read['mu_s'].shape == (112,) and read['sigma_s'].shape == (112, 112)
     again = evaluation.extract_reference(judge, Batch(tmp_path / 'ref.npz'))
     assert again.pool is None and frechet_distance(again.law, found.law) < 1e-9 and frechet_distance(again.spatial, found.spatial) < 1e-9
+
+
+def test_statistics_know_the_pictures_of_their_judge(tmp_path):
+    "A judge is named by its data, and a folder under one name may hold others tomorrow."
+    (tmp_path / 'a').mkdir()
+    names = []
+    for shade in (0, 0, 9):
+        Image.new('RGB', (8, 8), (shade, 0, 0)).save(tmp_path / 'a' / '0.png')
+        names.append(evaluation.features_of(f'folder:{tmp_path}', 8))
+    assert names[0] == names[1] != names[2] and all(name.startswith(f'folder:{tmp_path} at 8, of ') for name in names)
+    assert evaluation.features_of('digits', 8) == 'digits at 8' and evaluation.features_of('inception:a.pth', 8) == 'inception:a.pth'
 
 
 class Payload:
