@@ -4,7 +4,7 @@
 __all__ = ['model_card', 'loss_on', 'nearest_distances']
 
 # %% ../nbs/11a_model_card.ipynb #c04
-import re
+import re, shlex
 
 import torch
 
@@ -22,8 +22,8 @@ def _trained(kind, record):
 
 def model_card(found):
     "What the records of `found` (`Pretrained`) say of it, as lines of text."
-    name = re.search(r"--data ('[^']*'|\S+)", found.records["diffusion"]["note"])
-    name = name[1].strip("'") if name else "not recorded"
+    name = re.search(r"""--data ((?:'[^']*'|"[^"]*"|[^\s'"])+)""", found.records["diffusion"]["note"])
+    name = shlex.split(name[1])[0] if name else "not recorded"
     origin, licence = ORIGINS.get(name.partition(":")[0], ("not recorded", "not recorded"))
     lines = [line for kind, record in found.records.items() for line in _trained(kind, record)]
     noise = found.records["diffusion"]["schedule"]

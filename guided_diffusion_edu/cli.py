@@ -329,7 +329,8 @@ def evaluate(args):
     _require(args.repeats >= 0, "--repeats", "0 or more", args.repeats)
     name = args.features or ("digits" if samples.size[:2] == (8, 8) else "inception")
     side = samples.size[0]
-    features = features_of(name, side)
+    labelled = "features" in reference.headers or args.statistics
+    features = features_of(name, side) if labelled else None
     _known_features(reference, features)
     network = feature_network(name, side).to("cuda" if torch.cuda.is_available() else "cpu")
     found = extract_reference(network, reference)

@@ -153,6 +153,12 @@ def _without_unfit(paths, pictures, unfit):
     return [i for i, picture in enumerate(pictures) if not isinstance(picture, str)]
 
 # %% ../nbs/09_data.ipynb #c24
+def _at_home(path):
+    "The `path`, with the home folder for a `~` that it begins with."
+    first, *rest = Path(path).parts or ("",)
+    return Path(Path.home(), *rest) if first == "~" else Path(path)
+
+
 def _folder(path, size, unfit):
     from torchvision.datasets import ImageFolder
 
@@ -163,7 +169,7 @@ def _folder(path, size, unfit):
             if not classes: raise FileNotFoundError(f"there is none in {directory}")
             return classes, {name: i for i, name in enumerate(classes)}
 
-    path = str(Path(path).expanduser())
+    path = str(_at_home(path))
     if not Path(path).is_dir():
         raise ValueError("data must be a folder with one folder a class, and there is none at "
                          f"{path!r}")
@@ -238,7 +244,7 @@ def _listed(groups):
 
 # %% ../nbs/09_data.ipynb #c28
 def _emoji(path, size, train):
-    path = Path(path).expanduser()
+    path = _at_home(path)
     if not path.exists():
         raise ValueError(f"data must be emoji that are there, and there is nothing at {str(path)!r}")
     found = list((_emoji_package if path.is_dir() else _emoji_font)(path, size))

@@ -22,6 +22,7 @@ from .checks import described, require, require_shape
 from .classifier import AttentionPool, Classifier, ClassifierConfig
 from .layers import (AttentionBlock, ConvResampling, ResBlock, keep,
                                          queries_first)
+from .data import _at_home
 from .guidance import classifier_guidance
 from .samplers import ddim_sample
 from .schedules import SCHEDULES, Schedule, respace
@@ -89,15 +90,19 @@ def available_weights():
     return sorted(p.name for p in WEIGHTS.iterdir() if p.is_dir()) if WEIGHTS.is_dir() else []
 
 
+def _begun(folder, missing):
+    return any((folder / file).with_suffix(".checkpoint").is_file() for file in missing)
+
+
 def load_pretrained(name):
     """The weights `name`: one of `available_weights()`, or a folder that `train_diffusion` and
     `train_classifier` have filled, or the first alone: then there is no classifier, None. Gives
     `Pretrained`. ValueError for what does not belong together."""
-    folder = WEIGHTS / name if name in available_weights() else Path(name).expanduser()
+    folder = WEIGHTS / name if name in available_weights() else _at_home(name)
     alone = not any((folder / file).is_file() for file in FILES[2:])
     missing = [file for file in (FILES[:2] if alone else FILES) if not (folder / file).is_file()]
     if missing:
-        begun = "; a run was begun there and is not finished" if any(folder.glob("*.checkpoint")) else ""
+        begun = "; a run was begun there and is not finished" if _begun(folder, missing) else ""
         raise ValueError(f"weights must be one of {available_weights()} or a folder with diffusion and "
                          f"classifier weights, got {name!r} (no {', '.join(missing)} there{begun})")
     model, diffusion = _load("diffusion", UNet, UNetConfig, folder)

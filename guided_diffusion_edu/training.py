@@ -369,7 +369,7 @@ def fit(model, loss, data, schedule, recipe, checkpoint, about, progress=True, w
             _show(bar, state, recipe)
             if _rank() == 0 and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps or stop):
                 save_state(state, checkpoint, about)
-                if stop: raise KeyboardInterrupt(f"stopped; {step + 1:,} steps are saved in {checkpoint}")
+                if stop: raise KeyboardInterrupt(f"stopped after step {step + 1:,}, saved in {checkpoint}")
                 for look in watch: look(state.average.module, state.history)
     if _world() > 1: dist.barrier()  # until the last checkpoint is there for all
     return state.average.module, state.history[:, 0].tolist()
@@ -435,8 +435,8 @@ def _interrupts():
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_IGN, None): before[number] = handler
-        for number in before: signal.signal(number, note)
     try:
+        for number in list(before): signal.signal(number, note)
         yield seen
         if seen: raise KeyboardInterrupt  # it came after the last step
     finally: restore()
@@ -476,8 +476,8 @@ def _train(kind, network, config, loss, data, recipe, out, note, progress, watch
     schedule, began = SCHEDULES[recipe.schedule](), time.time()
     checkpoint, weights = out / f"{kind}.checkpoint", out / f"{kind}.safetensors"
     if weights.exists() and not checkpoint.exists():
-        raise ValueError(f"out must be a new folder or one with a checkpoint; {out} has finished "
-                         f"{weights.name} and none, and they would be lost")
+        raise ValueError(f"out must be a new folder or one with a checkpoint; {out} has a finished "
+                         f"{weights.name} without its checkpoint, and it would be overwritten")
     average, losses = fit(network(config), loss, data, schedule, recipe, checkpoint, about,
                           progress, watch)
     if _rank() > 0: return average.eval()

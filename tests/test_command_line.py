@@ -177,15 +177,17 @@ def test_pictures_become_a_reference_that_knows_its_classes(tmp_path, capsys):
 
 def test_without_out_a_run_can_be_looked_at(capsys):
     assert main(['train', 'classifier', '--data', 'digits', '--show']) == 0 and '"config"' in capsys.readouterr().out
+    assert main(['train', 'classifier', '--data', 'digits', '--batch', '8', '--dry-run']) == 0 and 'steps an hour' in capsys.readouterr().out
     assert main(['train', 'classifier', '--data', 'digits']) == 2 and capsys.readouterr().err == 'gde train: --out must be a folder, got None\n'
 
 
 def test_a_note_can_be_pasted(tmp_path, capsys):
-    "Names with spaces are quoted in the record; the card knows the folder."
-    for name in ('my pictures/one', 'my pictures/two'):
+    "Names with spaces and apostrophes are quoted in the record; the card knows the folder."
+    folder = "o'brien's pictures"
+    for name in (f'{folder}/one', f'{folder}/two'):
         (tmp_path / name).mkdir(parents=True)
         Image.new('RGB', (8, 8)).save(tmp_path / name / '0.png')
-    data = f'folder:{tmp_path}/my pictures'
+    data = f'folder:{tmp_path}/{folder}'
     assert main(['train', 'diffusion', '--data', data, '--image-size', '8', '--steps', '1', '--batch', '2', '--no-samples', '--out', str(tmp_path / 'run')]) == 0
     found = gde.load_pretrained(str(tmp_path / 'run'))
     assert shlex.split(found.records['diffusion']['note'])[:5] == ['gde', 'train', 'diffusion', '--data', data]

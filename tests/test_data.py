@@ -126,6 +126,7 @@ def test_hidden_folders_are_no_classes_and_home_is_found(tmp_path, monkeypatch):
         noise_picture(16, 16, seed=0).save(tmp_path / name / '0.png')
     found = gde.load_data('folder:~/pets', image_size=16)
     assert found.names == ('cats',) and len(found.pixels) == 1
+    with pytest.raises(ValueError, match="there is none at '~nobody/pets'"): gde.load_data('folder:~nobody/pets')
     (tmp_path / 'pets' / 'cats').rename(tmp_path / 'cats')
     with pytest.raises(ValueError, match='one folder of pictures a class: there is none in'): gde.load_data('folder:~/pets', image_size=16)
 

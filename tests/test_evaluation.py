@@ -1,5 +1,6 @@
 """Metrics against other libraries, brute force and closed forms; batches in the evaluator's layout, good and bad; `gde evaluate`; memory."""
 import hashlib, json, subprocess, sys, zipfile
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -368,7 +369,7 @@ def test_tradeoff_measures_neighbourhoods_of_the_first_real_ones_and_moments_of_
     from guided_diffusion_edu import tradeoff
     seen, whole = [], extract(judge_of('digits'), gde.load_data('digits').pixels)
     monkeypatch.setattr(tradeoff, 'MANIFOLD', 40)
-    monkeypatch.setattr(tradeoff, '_table', lambda reference, *rest: seen.append(reference) or {})
+    monkeypatch.setattr(tradeoff, 'scores', lambda reference, *rest: seen.append(reference) or {})
     tradeoff.trade_off('digits', tmp_path / 'out.json', scales=(0.0,), steps=(2,), count=3)
     for reference in seen:
         assert torch.equal(reference.pool, whole.pool[:40])
@@ -387,6 +388,15 @@ def test_tradeoff_resumes_and_refuses_other_settings(tmp_path, capsys):
     assert second['rows'][:3] == first['rows'] and [row['scale'] for row in second['rows']] == [1] * 3 + [2] * 3
     assert main([*argv, '1', '--seed', '1']) == 2 and 'same settings' in capsys.readouterr().err
     with pytest.raises(SystemExit): main([*argv, 'one'])
+
+
+def test_a_judge_of_other_classes_measures_no_accuracy(tmp_path, monkeypatch):
+    from guided_diffusion_edu import tradeoff
+    digits = gde.load_pretrained('digits')
+    for labels in (digits.labels, tuple('abcdefghij')):
+        monkeypatch.setattr(tradeoff, 'load_pretrained', lambda name: replace(digits, labels=labels))
+        record = gde.trade_off('digits', tmp_path / f'{labels[0]}.json', scales=(0.0,), steps=(2,), count=130)
+        assert all(('accuracy' in row['scores']) == (labels == digits.labels) for row in record['rows']) and 'accuracy' in record['real']
 
 
 # memory

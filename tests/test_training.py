@@ -52,7 +52,7 @@ def test_an_interrupt_ends_the_step_and_is_saved(tmp_path, number):
     def hurried(*args):
         os.kill(os.getpid(), number)
         return plain(*args)
-    with pytest.raises(KeyboardInterrupt, match='stopped; 1 steps are saved in .*checkpoint'): run(tmp_path / 'b', hurried)
+    with pytest.raises(KeyboardInterrupt, match='stopped after step 1, saved in .*checkpoint'): run(tmp_path / 'b', hurried)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     assert len(read_tensors(tmp_path / 'b' / 'checkpoint')[0]['history']) == 1
     _, resumed, again = run(tmp_path / 'b')
@@ -95,13 +95,16 @@ def test_finished_weights_are_not_trained_over(tmp_path):
     gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, RECIPE, progress=False)
     (tmp_path / 'diffusion.checkpoint').unlink()
     before = (tmp_path / 'diffusion.safetensors').read_bytes()
-    with pytest.raises(ValueError, match='has finished diffusion.safetensors and none'): gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, RECIPE, progress=False)
+    with pytest.raises(ValueError, match='has a finished diffusion.safetensors without its checkpoint'): gde.train_diffusion(SMALL, gde.load_data('digits'), tmp_path, RECIPE, progress=False)
     assert (tmp_path / 'diffusion.safetensors').read_bytes() == before
 
 
 def test_a_run_that_is_not_finished_is_said_to_be_one(tmp_path):
     (tmp_path / 'diffusion.checkpoint').touch()
     with pytest.raises(ValueError, match='no diffusion.json, diffusion.safetensors there; a run was begun there and is not finished'): gde.load_pretrained(str(tmp_path))
+    for ending in ('checkpoint', 'json', 'safetensors'): (tmp_path / f'classifier.{ending}').touch()  # finished, its diffusion model never begun
+    (tmp_path / 'diffusion.checkpoint').unlink()
+    with pytest.raises(ValueError, match=r'\(no diffusion.json, diffusion.safetensors there\)'): gde.load_pretrained(str(tmp_path))
 
 
 def test_the_average_follows_the_weights(tmp_path):
