@@ -363,7 +363,7 @@ def feature_network(name, size=None):
     if _by_inception(name): return Inception(name.removeprefix("inception").removeprefix(":") or None)
     return judge_of(name, size)
 
-
+# %% ../nbs/12_evaluation.ipynb #c44n
 def features_of(name, size):
     """What statistics by `feature_network(name, size)` say that they are of: a judge is of one size,
     and of the pictures that a folder holds."""

@@ -89,7 +89,7 @@ def available_weights():
     "Names of the weights in the package."
     return sorted(p.name for p in WEIGHTS.iterdir() if p.is_dir()) if WEIGHTS.is_dir() else []
 
-
+# %% ../nbs/11_pretrained.ipynb #c06n
 def _begun(folder, missing):
     return any((folder / file).with_suffix(".checkpoint").is_file() for file in missing)
 
