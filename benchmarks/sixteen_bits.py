@@ -4,7 +4,11 @@
 
 On one core half an hour for the digits, twenty minutes for 500 clothes (--count 500). A processor without units for 16 bits takes its convolutions one number at a time; here it
 computes them as a GPU does, from factors of 16 bits a sum in float32, rounded to 16. Between two float32 rows, of different noise, lies what chance alone does."""
-import argparse, copy, json, time
+
+import argparse
+import copy
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.evaluation import bootstrap_interval, extract, frechet_distance, judge_of, load_sized, moments, scores
+from guided_diffusion_edu.evaluation import (
+    bootstrap_interval,
+    evaluation_classifier,
+    extract,
+    frechet_distance,
+    load_sized,
+    moments,
+    scores,
+)
 from guided_diffusion_edu.training import provenance, write_text
 
 SCALE, STEPS = 2.0, 25
-SAMPLERS = {'DDIM': gde.ddim_sample, 'DDPM at x_t': gde.ddpm_sample}
-OTHER_NOISE = 'float32, other noise'
-DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, OTHER_NOISE: torch.float32}
+SAMPLERS = {"DDIM": gde.ddim_sample, "DDPM at x_t": gde.ddpm_sample}
+OTHER_NOISE = "float32, other noise"
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, OTHER_NOISE: torch.float32}
 
 
 class RoundedConvolutions(TorchDispatchMode):
@@ -27,60 +39,114 @@ class RoundedConvolutions(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         dtype = args[0].dtype if args and isinstance(args[0], torch.Tensor) else None
-        if 'convolution' not in operator.name() or dtype not in (torch.bfloat16, torch.float16): return operator(*args, **(kwargs or {}))
+        if "convolution" not in operator.name() or dtype not in (torch.bfloat16, torch.float16):
+            return operator(*args, **(kwargs or {}))
         answer = operator(*tree_map_only(torch.Tensor, torch.Tensor.float, args), **(kwargs or {}))
         return tree_map_only(torch.Tensor, lambda x: x.to(dtype), answer)
 
 
 def rounded(found, dtype):
     "`found` with the torso of its networks in `dtype`."
-    return replace(found, **{part: gde.set_torso(copy.deepcopy(getattr(found, part)), dtype) for part in ('model', 'classifier')})
+    return replace(
+        found,
+        **{
+            part: gde.set_torso(copy.deepcopy(getattr(found, part)), dtype)
+            for part in ("model", "classifier")
+        },
+    )
 
 
 def beside(reference, ours, plain, y):
     "{name: (value, low, high)}: FID and accuracy of `ours` less those of `plain`, over redrawn pairs, and the share that the judge names otherwise."
     g = torch.Generator().manual_seed(0)
+
     def over_pairs(statistic, *rows):
         pairs = torch.stack(rows, dim=1)
-        def difference(pairs): return float(statistic(pairs[:, 0]) - statistic(pairs[:, 1]))
+
+        def difference(pairs):
+            return float(statistic(pairs[:, 0]) - statistic(pairs[:, 1]))
+
         return difference(pairs), *bootstrap_interval(difference, pairs, generator=g)
+
     named, before = (each.probs.argmax(1) for each in (ours, plain))
-    return dict(FID=over_pairs(lambda rows: frechet_distance(moments(rows), reference.law), ours.pool, plain.pool),
-                accuracy=over_pairs(torch.mean, (named == y).double(), (before == y).double()),
-                otherwise=over_pairs(torch.mean, (named != before).double(), torch.zeros(len(y)).double()))
+    return dict(
+        FID=over_pairs(
+            lambda rows: frechet_distance(moments(rows), reference.law), ours.pool, plain.pool
+        ),
+        accuracy=over_pairs(torch.mean, (named == y).double(), (before == y).double()),
+        otherwise=over_pairs(torch.mean, (named != before).double(), torch.zeros(len(y)).double()),
+    )
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('data', choices=gde.available_weights())
-    parser.add_argument('--count', type=int, default=2000)
+    parser.add_argument("data", choices=gde.available_weights())
+    parser.add_argument("--count", type=int, default=2000)
     args = parser.parse_args()
     found = gde.load_pretrained(args.data)
     size = found.model.config.image_size
-    judge, y = judge_of(args.data, size), torch.arange(args.count) % len(found.labels)
-    reference = extract(judge, load_sized(args.data, size).pixels)._replace(pool=None)  # FID alone: no neighbourhoods
-    out = Path(__file__).parents[1] / 'results' / f'sixteen-bits-{args.data}.json'
-    record = dict(about=dict(weights=args.data, scale=SCALE, steps=STEPS, count=args.count, features=f'judge of {args.data}'),
-                  commands=[dict(command=f'python benchmarks/sixteen_bits.py {args.data} --count {args.count}', **provenance())], rows=[])
+    judge, y = (
+        evaluation_classifier(args.data, size),
+        torch.arange(args.count) % len(found.class_names),
+    )
+    reference = extract(judge, load_sized(args.data, size).pixels)._replace(
+        pool=None
+    )  # FID alone: no neighbourhoods
+    out = Path(__file__).parents[1] / "results" / f"sixteen-bits-{args.data}.json"
+    record = dict(
+        about=dict(
+            weights=args.data,
+            scale=SCALE,
+            steps=STEPS,
+            count=args.count,
+            features=f"judge of {args.data}",
+        ),
+        commands=[
+            dict(
+                command=f"python benchmarks/sixteen_bits.py {args.data} --count {args.count}",
+                **provenance(),
+            )
+        ],
+        rows=[],
+    )
 
     def drawn(name, dtype, seed):
         began = time.time()
-        with RoundedConvolutions(): pixels = gde.draw_guided(rounded(found, dtype), y, STEPS, SCALE, SAMPLERS[name], seed)
+        with RoundedConvolutions():
+            pixels = gde.draw_guided(rounded(found, dtype), y, STEPS, SCALE, SAMPLERS[name], seed)
         return pixels, extract(judge, pixels), round(time.time() - began, 1)
 
     def note(name, kind, features, took, **more):
         table = scores(reference, features, y)
-        record['rows'].append(dict(sampler=name, dtype=kind, seconds=took, scores={key: table[key] for key in ('FID', 'accuracy')}, **more))
-        print(record['rows'][-1], flush=True)
+        record["rows"].append(
+            dict(
+                sampler=name,
+                dtype=kind,
+                seconds=took,
+                scores={key: table[key] for key in ("FID", "accuracy")},
+                **more,
+            )
+        )
+        print(record["rows"][-1], flush=True)
 
     for name in SAMPLERS:
         plain, features, took = drawn(name, torch.float32, 0)
-        note(name, 'float32', features, took)
+        note(name, "float32", features, took)
         for kind, dtype in DTYPES.items():
             pixels, ours, took = drawn(name, dtype, int(kind == OTHER_NOISE))
-            moved = (pixels.double() - plain.double()).abs().flatten(1).mean(1)  # of 255, for each picture
-            note(name, kind, ours, took, difference=beside(reference, ours, features, y), levels=dict(mean=moved.mean().item(), most=moved.max().item()))
-    write_text(out, json.dumps(record, indent=1) + '\n')
+            moved = (
+                (pixels.double() - plain.double()).abs().flatten(1).mean(1)
+            )  # of 255, for each picture
+            note(
+                name,
+                kind,
+                ours,
+                took,
+                difference=beside(reference, ours, features, y),
+                levels=dict(mean=moved.mean().item(), most=moved.max().item()),
+            )
+    write_text(out, json.dumps(record, indent=1) + "\n")
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

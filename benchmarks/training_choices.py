@@ -3,7 +3,11 @@
     python benchmarks/training_choices.py [--out results/training-choices.json]
 
 Ten minutes on one core. Every run has the same small network, recipe and number of steps; what is repeated over seeds is trained anew with each."""
-import argparse, json, tempfile, time
+
+import argparse
+import json
+import tempfile
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,14 +17,22 @@ from torch.nn import functional as F
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.training import fit, provenance, write_text
 
-SMALL = dict(image_size=8, in_channels=1, channels=32, head_channels=32, channel_mult=(1, 1), attention_resolutions=(4,), groups=8)
+SMALL = dict(
+    image_size=8,
+    in_channels=1,
+    channels=32,
+    head_channels=32,
+    channel_mult=(1, 1),
+    attention_resolutions=(4,),
+    groups=8,
+)
 UNET = gde.UNetConfig(**SMALL, res_blocks=1, learned_variance=False)
-CLASSIFIER = gde.ClassifierConfig(**SMALL, res_blocks=1, classes=10, dropout=0.1)
+CLASSIFIER = gde.ClassifierConfig(**SMALL, res_blocks=1, num_classes=10, dropout=0.1)
 RECIPE = gde.Recipe(steps=500, batch=64, ema_decay=0.99, save_every=500)
 SEEDS, SCALES, COUNT = (0, 1, 2), (0.0, 1.0, 2.0, 4.0), 300
 SCHEDULE = gde.linear_schedule()
 STEPS = gde.respace(SCHEDULE, 25)
-DATA, HELD_OUT = gde.load_data('digits'), gde.load_data('digits', train=False)
+DATA, HELD_OUT = gde.load_data("digits"), gde.load_data("digits", train=False)
 JUDGE = gde.digits_judge()
 
 
@@ -28,21 +40,35 @@ def trained(network, config, loss, recipe):
     "The averaged network, in `eval` mode."
     torch.manual_seed(recipe.seed)
     with tempfile.TemporaryDirectory() as folder:
-        average, _ = fit(network(config), loss, DATA, SCHEDULE, recipe, Path(folder) / 'checkpoint', {}, progress=False)
+        average, _ = fit(
+            network(config),
+            loss,
+            DATA,
+            SCHEDULE,
+            recipe,
+            Path(folder) / "checkpoint",
+            {},
+            progress=False,
+        )
     return average.eval().requires_grad_(False)
 
 
 def unet(seed, **fields):
-    def loss(model, schedule, x_0, y, t, eps): return gde.simple_loss(model, schedule, x_0, t, eps, y if model.config.classes else None)
+    def loss(model, schedule, x_0, y, t, eps):
+        return gde.simple_loss(
+            model, schedule, x_0, t, eps, y if model.config.num_classes else None
+        )
+
     return trained(gde.UNet, replace(UNET, **fields), loss, replace(RECIPE, seed=seed))
 
 
 def clean_loss(classifier, schedule, x_0, y, t, eps):
     "Cross-entropy on pictures without noise: the classifier that one has at hand."
-    return F.cross_entropy(classifier(x_0, torch.zeros_like(t)), y, reduction='none')
+    return F.cross_entropy(classifier(x_0, torch.zeros_like(t)), y, reduction="none")
 
 
-def as_if_clean(classifier): return lambda x, t: classifier(x, torch.zeros_like(t))
+def as_if_clean(classifier):
+    return lambda x, t: classifier(x, torch.zeros_like(t))
 
 
 @torch.no_grad()
@@ -50,7 +76,19 @@ def held_out_loss(model):
     "Mean squared error of the noise on the held-out digits, over 20 steps spread evenly, from fixed noise."
     g, x_0, y = torch.Generator().manual_seed(0), gde.from_pixels(HELD_OUT.pixels), HELD_OUT.labels
     levels = [torch.full((len(x_0),), t) for t in range(25, 1000, 50)]
-    return sum(gde.simple_loss(model, SCHEDULE, x_0, t, torch.randn(x_0.shape, generator=g), y if model.config.classes else None).mean().item() for t in levels) / len(levels)
+    return sum(
+        gde.simple_loss(
+            model,
+            SCHEDULE,
+            x_0,
+            t,
+            torch.randn(x_0.shape, generator=g),
+            y if model.config.num_classes else None,
+        )
+        .mean()
+        .item()
+        for t in levels
+    ) / len(levels)
 
 
 def frechet(a, b):
@@ -64,10 +102,21 @@ def quality(model, scale, classifier, seed=0):
     "Of COUNT samples by guided DDIM in 25 steps, from noise by `seed`: share that the judge names right, spread within a class, distance of pixels to the held-out digits."
     y, g = torch.arange(COUNT) % 10, torch.Generator().manual_seed(1 + seed)
     guidance = gde.classifier_guidance(classifier, y, scale) if scale else None
-    x = gde.ddim_sample(model, STEPS, (COUNT, 1, 8, 8), y=y if model.config.classes else None, guidance=guidance, generator=g).clamp(-1, 1)
+    x = gde.ddim_sample(
+        model,
+        STEPS,
+        (COUNT, 1, 8, 8),
+        y=y if model.config.num_classes else None,
+        guidance=guidance,
+        generator=g,
+    ).clamp(-1, 1)
     real = gde.from_pixels(HELD_OUT.pixels)
-    return dict(scale=scale, right=(JUDGE(x) == y).double().mean().item(), spread=gde.spread_within(x, y) / gde.spread_within(real, HELD_OUT.labels),
-                frechet=frechet(x.flatten(1).double(), real.flatten(1).double()))
+    return dict(
+        scale=scale,
+        right=(JUDGE(x) == y).double().mean().item(),
+        spread=gde.spread_within(x, y) / gde.spread_within(real, HELD_OUT.labels),
+        frechet=frechet(x.flatten(1).double(), real.flatten(1).double()),
+    )
 
 
 @torch.no_grad()
@@ -84,23 +133,60 @@ def classifiers(base):
     noisy = trained(gde.Classifier, CLASSIFIER, gde.classifier_loss, RECIPE)
     clean = as_if_clean(trained(gde.Classifier, CLASSIFIER, clean_loss, RECIPE))
     levels = [0, 100, 200, 300, 400, 600, 800]
-    return {name: dict(levels=levels, accuracy=[accuracy(c, t) for t in levels], guided=[quality(base, s, c) for s in SCALES]) for name, c in (('noise-aware', noisy), ('clean', clean))}
+    return {
+        name: dict(
+            levels=levels,
+            accuracy=[accuracy(c, t) for t in levels],
+            guided=[quality(base, s, c) for s in SCALES],
+        )
+        for name, c in (("noise-aware", noisy), ("clean", clean))
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', default='results/training-choices.json')
-    out, began = Path(parser.parse_args().out).resolve(), time.process_time()  # the file is a link into the package
-    noisy = gde.load_pretrained('digits').classifier
-    found = dict(provenance=dict(command='python benchmarks/training_choices.py', **provenance()), recipe=asdict(RECIPE), unet=asdict(UNET), classifier=asdict(CLASSIFIER), samples=COUNT, seeds=SEEDS)
-    bases = {name: [unet(seed, **fields) for seed in SEEDS] for name, fields in dict(unconditional={}, conditional=dict(classes=10), addition=dict(classes=10, conditioning='addition')).items()}
-    print(f'trained after {time.process_time() - began:.0f} s', flush=True)
-    found['conditioning'] = {name: [dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None, seed)) for seed, model in zip(SEEDS, bases[key])] for name, key in (('AdaGN', 'conditional'), ('addition', 'addition'))}
-    found['base'] = {name: [[quality(model, s, noisy, seed) for s in SCALES] for seed, model in zip(SEEDS, bases[name])] for name in ('unconditional', 'conditional')}
-    found['classifiers'] = classifiers(bases['unconditional'][0])
-    found['seconds'] = round(time.process_time() - began)
-    write_text(out, json.dumps(found, indent=1) + '\n')
-    print(f'{out} after {found["seconds"]} s')
+    parser.add_argument("--out", default="results/training-choices.json")
+    out, began = (
+        Path(parser.parse_args().out).resolve(),
+        time.process_time(),
+    )  # the file is a link into the package
+    noisy = gde.load_pretrained("digits").classifier
+    found = dict(
+        provenance=dict(command="python benchmarks/training_choices.py", **provenance()),
+        recipe=asdict(RECIPE),
+        unet=asdict(UNET),
+        classifier=asdict(CLASSIFIER),
+        samples=COUNT,
+        seeds=SEEDS,
+    )
+    bases = {
+        name: [unet(seed, **fields) for seed in SEEDS]
+        for name, fields in dict(
+            unconditional={},
+            conditional=dict(num_classes=10),
+            addition=dict(num_classes=10, conditioning="addition"),
+        ).items()
+    }
+    print(f"trained after {time.process_time() - began:.0f} s", flush=True)
+    found["conditioning"] = {
+        name: [
+            dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None, seed))
+            for seed, model in zip(SEEDS, bases[key])
+        ]
+        for name, key in (("AdaGN", "conditional"), ("addition", "addition"))
+    }
+    found["base"] = {
+        name: [
+            [quality(model, s, noisy, seed) for s in SCALES]
+            for seed, model in zip(SEEDS, bases[name])
+        ]
+        for name in ("unconditional", "conditional")
+    }
+    found["classifiers"] = classifiers(bases["unconditional"][0])
+    found["seconds"] = round(time.process_time() - began)
+    write_text(out, json.dumps(found, indent=1) + "\n")
+    print(f"{out} after {found['seconds']} s")
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

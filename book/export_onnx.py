@@ -7,7 +7,11 @@ also packs onnxruntime-web from FOLDER, the unpacked npm package (`npm pack onnx
 A page that is opened from a folder may not fetch files, but it may load scripts. So what the page needs is packed into
 scripts: gzip, then base64.
 """
-import argparse, base64, gzip, json
+
+import argparse
+import base64
+import gzip
+import json
 from pathlib import Path
 
 import onnx
@@ -18,32 +22,48 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import guided_diffusion_edu as gde
 
-PLAY = Path(__file__).parent / '_static' / 'play'
+PLAY = Path(__file__).parent / "_static" / "play"
 BATCH = 10
 aten = torch.ops.aten
 
 
 def networks(digits):
     "The function that is exported: (x_t, t, y) -> eps, the gradient of log p(y | x_t) in x_t, and log p(. | x_t)."
-    def log_probs(x_t, t): return digits.classifier(x_t, t).log_softmax(-1)
+
+    def log_probs(x_t, t):
+        return digits.classifier(x_t, t).log_softmax(-1)
 
     def both(x_t, t, y):  # classifier_guidance also looks whether y is a class, which no graph can
         guidance = gde.log_prob_guidance(lambda x, t: log_probs(x, t).gather(1, y[:, None])[:, 0])
         return digits.model(x_t, t), guidance(x_t, t), log_probs(x_t, t)
+
     return both
 
 
-def convolution_backward(grad, x, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask):
+def convolution_backward(
+    grad, x, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask
+):
     "The gradient in x of a convolution is a transposed convolution. (Nobody asks for those in the weights.)"
-    if transposed or mask != [True, False, False] or set(stride) != {1}: raise NotImplementedError
-    return aten.convolution(grad, weight, None, stride, padding, dilation, True, [0] * len(stride), groups), None, None
+    if transposed or mask != [True, False, False] or set(stride) != {1}:
+        raise NotImplementedError
+    return (
+        aten.convolution(
+            grad, weight, None, stride, padding, dilation, True, [0] * len(stride), groups
+        ),
+        None,
+        None,
+    )
 
 
 def avg_pool2d_backward(grad, x, kernel, *_):
     "The gradient of `halve`: a quarter of it to each of four pixels."
-    if kernel != [2, 2]: raise NotImplementedError
+    if kernel != [2, 2]:
+        raise NotImplementedError
     batch, channels, height, width = grad.shape
-    return grad[:, :, :, None, :, None].expand(batch, channels, height, 2, width, 2).reshape(x.shape) / 4
+    return (
+        grad[:, :, :, None, :, None].expand(batch, channels, height, 2, width, 2).reshape(x.shape)
+        / 4
+    )
 
 
 def plain_graph(function, *inputs):
@@ -52,7 +72,8 @@ def plain_graph(function, *inputs):
     table = dict(core_aten_decompositions())
     table[aten.convolution_backward.default] = convolution_backward
     table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
-    with sdpa_kernel(SDPBackend.MATH): return make_fx(function, decomposition_table=table)(*inputs)
+    with sdpa_kernel(SDPBackend.MATH):
+        return make_fx(function, decomposition_table=table)(*inputs)
 
 
 def lighten(model):
@@ -65,15 +86,19 @@ def lighten(model):
     del model.graph.initializer[:], model.graph.value_info[:], model.metadata_props[:]
     model.graph.initializer.extend(arrays)
     for node in model.graph.node:
-        node.ClearField('metadata_props'), node.ClearField('doc_string'), node.ClearField('name')
+        node.ClearField("metadata_props"), node.ClearField("doc_string"), node.ClearField("name")
         node.input[:] = [same.get(name, name) for name in node.input]
     return model
 
 
 def export(digits):
     "The `networks` of `digits` as the bytes of an ONNX file, for batches of `BATCH`."
-    inputs = torch.zeros(BATCH, 1, 8, 8), torch.zeros(BATCH, dtype=torch.long), torch.zeros(BATCH, dtype=torch.long)
-    names = dict(input_names=['x_t', 't', 'y'], output_names=['eps', 'gradient', 'log_probs'])
+    inputs = (
+        torch.zeros(BATCH, 1, 8, 8),
+        torch.zeros(BATCH, dtype=torch.long),
+        torch.zeros(BATCH, dtype=torch.long),
+    )
+    names = dict(input_names=["x_t", "t", "y"], output_names=["eps", "gradient", "log_probs"])
     graph = plain_graph(networks(digits), *inputs).eval()
     program = torch.onnx.export(graph, inputs, dynamo=True, verbose=False, **names)
     return lighten(program.model_proto).SerializeToString()
@@ -92,17 +117,26 @@ def unpack(path):
 
 def pack_runtime(package):
     "onnxruntime-web from its unpacked npm `package`: the smallest build, plain WebAssembly."
-    folder, dist = PLAY / 'ort', package / 'dist'
-    (folder / 'ort.wasm.min.js').write_text((dist / 'ort.wasm.min.js').read_text().replace('//# sourceMappingURL=ort.wasm.min.js.map', ''))
-    pack('loader', (dist / 'ort-wasm-simd-threaded.mjs').read_bytes(), folder / 'loader.js')
-    pack('wasm', (dist / 'ort-wasm-simd-threaded.wasm').read_bytes(), folder / 'wasm.js')
-    version = json.loads((package / 'package.json').read_text())['version']
-    (folder / 'README').write_text(f'onnxruntime-web {version} from npm, packed by book/export_onnx.py. MIT licence: see LICENSE.\n')
+    folder, dist = PLAY / "ort", package / "dist"
+    (folder / "ort.wasm.min.js").write_text(
+        (dist / "ort.wasm.min.js")
+        .read_text()
+        .replace("//# sourceMappingURL=ort.wasm.min.js.map", "")
+    )
+    pack("loader", (dist / "ort-wasm-simd-threaded.mjs").read_bytes(), folder / "loader.js")
+    pack("wasm", (dist / "ort-wasm-simd-threaded.wasm").read_bytes(), folder / "wasm.js")
+    version = json.loads((package / "package.json").read_text())["version"]
+    (folder / "README").write_text(
+        f"onnxruntime-web {version} from npm, packed by book/export_onnx.py. MIT licence: see LICENSE.\n"
+    )
 
 
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--runtime', type=Path, metavar='FOLDER')
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runtime", type=Path, metavar="FOLDER")
     folder = parser.parse_args().runtime
-    if folder: pack_runtime(folder)
-    pack('digits', export(gde.load_pretrained('digits')), PLAY / 'digits-model.js')
+    if folder:
+        pack_runtime(folder)
+    pack("digits", export(gde.load_pretrained("digits")), PLAY / "digits-model.js")

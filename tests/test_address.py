@@ -1,5 +1,8 @@
 """The project's address, name and version stand in settings.ini; everything else agrees with it."""
-import re, subprocess, sys
+
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -7,7 +10,7 @@ import nbformat
 import guided_diffusion_edu as gde
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / 'book' / '_ext'), str(ROOT / 'book')]
+sys.path[:0] = [str(ROOT / "book" / "_ext"), str(ROOT / "book")]
 from address import FILES, rewritten
 from nbdev_book import read, settings
 
@@ -15,38 +18,68 @@ from nbdev_book import read, settings
 def test_files_agree_with_the_settings():
     for name in FILES:
         text = (ROOT / name).read_text()
-        assert rewritten(text, settings()) == text, f'{name} has another address than settings.ini: run make address'
-    assert settings()['git_url'] in (ROOT / 'CITATION.cff').read_text()
+        assert rewritten(text, settings()) == text, (
+            f"{name} has another address than settings.ini: run make address"
+        )
+    assert settings()["git_url"] in (ROOT / "CITATION.cff").read_text()
 
 
-OWNER = re.compile(rf'(github\.com/|github\.io|github/){settings()["user"]}\b|{settings()["user"]}\.github\.io')
+OWNER = re.compile(
+    rf"(github\.com/|github\.io|github/){settings()['user']}\b|{settings()['user']}\.github\.io"
+)
 
 
 def test_a_new_address_reaches_every_place():
-    known = dict(settings()) | dict(user='lady-ada', branch='next', git_url='https://github.com/lady-ada/guided_diffusion_edu', doc_host='https://lady-ada.github.io')
+    known = dict(settings()) | dict(
+        user="lady-ada",
+        branch="next",
+        git_url="https://github.com/lady-ada/guided_diffusion_edu",
+        doc_host="https://lady-ada.github.io",
+    )
     for name in FILES:
         text = (ROOT / name).read_text()
-        assert OWNER.search(text) and not OWNER.search(rewritten(text, known)) and '/blob/main' not in rewritten(text, known), name
+        assert (
+            OWNER.search(text)
+            and not OWNER.search(rewritten(text, known))
+            and "/blob/main" not in rewritten(text, known)
+        ), name
 
 
 def test_each_notebook_opens_with_its_badge_for_colab():
     known = settings()
-    for path in sorted((ROOT / 'nbs').glob('*.ipynb')):
+    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
         first = nbformat.read(path, 4).cells[0]
-        page = f'https://colab.research.google.com/github/{known["user"]}/{known["repo"]}/blob/{known["branch"]}/nbs/{path.name}'
-        assert first.cell_type == 'markdown' and first.source.startswith(f'[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({page})\n\n# '), path.name
-        assert read(path.read_text()).cells[1].source.startswith('# '), f'{path.name}: the site would load the badge'
+        page = f"https://colab.research.google.com/github/{known['user']}/{known['repo']}/blob/{known['branch']}/nbs/{path.name}"
+        assert first.cell_type == "markdown" and first.source.startswith(
+            f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({page})\n\n# "
+        ), path.name
+        assert read(path.read_text()).cells[1].source.startswith("# "), (
+            f"{path.name}: the site would load the badge"
+        )
 
 
 def test_no_other_file_names_the_address():
-    files = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    allowed = {*FILES, 'settings.ini', 'guided_diffusion_edu/_modidx.py'}  # _modidx is written from the settings by nbdev
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    allowed = {
+        *FILES,
+        "settings.ini",
+        "guided_diffusion_edu/_modidx.py",
+    }  # _modidx is written from the settings by nbdev
     for name in files:
         path = ROOT / name
-        if name in allowed or path.suffix in ('.js', '.woff', '.safetensors', '.png') or not path.is_file(): continue
-        assert not OWNER.search(path.read_text(errors='ignore')), name
+        if (
+            name in allowed
+            or path.suffix in (".js", ".woff", ".safetensors", ".png")
+            or not path.is_file()
+        ):
+            continue
+        assert not OWNER.search(path.read_text(errors="ignore")), name
 
 
 def test_one_version():
-    version = settings()['version']
-    assert gde.__version__ == version and f'version: {version}' in (ROOT / 'CITATION.cff').read_text()
+    version = settings()["version"]
+    assert (
+        gde.__version__ == version and f"version: {version}" in (ROOT / "CITATION.cff").read_text()
+    )

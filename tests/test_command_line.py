@@ -1,5 +1,9 @@
 """The `gde` command as a user types it."""
-import json, shlex, subprocess, sys
+
+import json
+import shlex
+import subprocess
+import sys
 
 import numpy
 import pytest
@@ -11,294 +15,753 @@ from guided_diffusion_edu.cli import main, write_npz
 from guided_diffusion_edu.training import read_tensors, write_tensors
 
 
-def gde_command(*argv, cwd): return subprocess.run([sys.executable, '-c', 'import sys; from guided_diffusion_edu.cli import main; sys.exit(main())', *argv], cwd=cwd, capture_output=True, text=True)
+def gde_command(*argv, cwd):
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from guided_diffusion_edu.cli import main; sys.exit(main())",
+            *argv,
+        ],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_sample_png(tmp_path):
-    done = gde_command('sample', '--weights', 'digits', '--label', '3', '--scale', '4', '--out', 'samples.png', cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == ''
-    assert Image.open(tmp_path / 'samples.png').size == (296, 296)  # 4 x 4 pictures of 8 and 5 lines of 1, times 8
-    assert [p.name for p in tmp_path.iterdir()] == ['samples.png']
+    done = gde_command(
+        "sample",
+        "--weights",
+        "digits",
+        "--label",
+        "3",
+        "--scale",
+        "4",
+        "--out",
+        "samples.png",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert Image.open(tmp_path / "samples.png").size == (
+        296,
+        296,
+    )  # 4 x 4 pictures of 8 and 5 lines of 1, times 8
+    assert [p.name for p in tmp_path.iterdir()] == ["samples.png"]
 
 
 def test_sample_npz_is_the_evaluators_layout(tmp_path):
-    assert main(['sample', '--count', '20', '--steps', '5', '--sampler', 'ddpm', '--out', str(tmp_path / 'a.npz')]) == 0
-    batch = numpy.load(tmp_path / 'a.npz')
-    assert batch['arr_0'].shape == (20, 8, 8, 3) and batch['arr_0'].dtype == numpy.uint8
-    assert batch['arr_1'].tolist() == list(range(10)) * 2
+    assert (
+        main(
+            [
+                "sample",
+                "--count",
+                "20",
+                "--steps",
+                "5",
+                "--sampler",
+                "ddpm",
+                "--out",
+                str(tmp_path / "a.npz"),
+            ]
+        )
+        == 0
+    )
+    batch = numpy.load(tmp_path / "a.npz")
+    assert batch["arr_0"].shape == (20, 8, 8, 3) and batch["arr_0"].dtype == numpy.uint8
+    assert batch["arr_1"].tolist() == list(range(10)) * 2
 
 
 def test_npz_keeps_rows_and_columns(tmp_path):
     picture = torch.full((1, 1, 4, 4), -1.0)
     picture[0, 0, 0, 2] = 1.0  # first row, third column
-    write_npz(tmp_path / 'a.npz', picture, torch.zeros(1), '0')
-    assert numpy.load(tmp_path / 'a.npz')['arr_0'][0, 0, 2].tolist() == [255] * 3
+    write_npz(tmp_path / "a.npz", picture, torch.zeros(1), "0")
+    assert numpy.load(tmp_path / "a.npz")["arr_0"][0, 0, 2].tolist() == [255] * 3
 
 
 def test_label_and_seed_count(tmp_path):
     def pixels(name, *more):
-        assert main(['sample', '--count', '4', '--steps', '5', '--out', str(tmp_path / name), *more]) == 0
-        return numpy.load(tmp_path / name)['arr_0']
-    first = pixels('a.npz', '--label', '1')
-    assert (first == pixels('b.npz', '--label', '1')).all()
-    assert (first != pixels('c.npz', '--label', '2')).any() and (first != pixels('d.npz', '--label', '1', '--seed', '1')).any()
-    assert (pixels('e.npz', '--label', '1', '--scale', '0') == pixels('f.npz', '--label', '2', '--scale', '0')).all()
+        assert (
+            main(["sample", "--count", "4", "--steps", "5", "--out", str(tmp_path / name), *more])
+            == 0
+        )
+        return numpy.load(tmp_path / name)["arr_0"]
+
+    first = pixels("a.npz", "--label", "1")
+    assert (first == pixels("b.npz", "--label", "1")).all()
+    assert (first != pixels("c.npz", "--label", "2")).any() and (
+        first != pixels("d.npz", "--label", "1", "--seed", "1")
+    ).any()
+    assert (
+        pixels("e.npz", "--label", "1", "--scale", "0")
+        == pixels("f.npz", "--label", "2", "--scale", "0")
+    ).all()
 
 
-@pytest.mark.parametrize('wrong, said', [
-    ('--weights lion', "weights must be one of ['digits', 'emoji', 'fashion-mnist'] or a folder"),
-    ('--label 99', "--label must be a class in [0, 10) or one of ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], got '99'"),
-    ('--label three', "got 'three'"),
-    ('--steps 0', 'steps must be between 1 and 1000'),
-    ('--steps 1', 'at least 2 steps'),
-    ('--steps ddim999', "'ddim999'"),
-    ('--count 0', '--count must be at least 1, got 0'),
-    ('--scale nan', '--scale must be a finite number, got nan'),
-    ('--sampler euler', "invalid choice: 'euler'"),
-    ('--out nowhere/a.png', "--out must be in a folder that exists, got 'nowhere/a.png'"),
-    ('--out a.gif', '--out must be a .png or .npz file'),
-])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (
+            "--weights lion",
+            "weights must be one of ['digits', 'emoji', 'fashion-mnist'] or a folder",
+        ),
+        (
+            "--label 99",
+            "--label must be a class in [0, 10) or one of ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], got '99'",
+        ),
+        ("--label three", "got 'three'"),
+        ("--steps 0", "steps must be between 1 and 1000"),
+        ("--steps 1", "at least 2 steps"),
+        ("--steps ddim999", "'ddim999'"),
+        ("--count 0", "--count must be at least 1, got 0"),
+        ("--scale nan", "--scale must be a finite number, got nan"),
+        ("--sampler euler", "invalid choice: 'euler'"),
+        ("--out nowhere/a.png", "--out must be in a folder that exists, got 'nowhere/a.png'"),
+        ("--out a.gif", "--out must be a .png or .npz file"),
+    ],
+)
 def test_bad_input_to_sample(tmp_path, wrong, said):
-    done = gde_command('sample', '--out', 'a.png', *wrong.split(), cwd=tmp_path)
-    assert done.returncode == 2 and said in done.stderr and done.stderr.count('\n') == 1 and done.stdout == ''
+    done = gde_command("sample", "--out", "a.png", *wrong.split(), cwd=tmp_path)
+    assert (
+        done.returncode == 2
+        and said in done.stderr
+        and done.stderr.count("\n") == 1
+        and done.stdout == ""
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('argv', [[], ['fly'], ['train', 'diffusion', '--data', 'folder:missing', '--out', 'a'], ['train', 'diffusion', '--data', 'lions', '--out', 'a'],
-                                  ['train', 'classifier', '--data', 'digits', '--steps', '0', '--out', 'a']])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["fly"],
+        ["train", "diffusion", "--data", "folder:missing", "--out", "a"],
+        ["train", "diffusion", "--data", "lions", "--out", "a"],
+        ["train", "classifier", "--data", "digits", "--steps", "0", "--out", "a"],
+    ],
+)
 def test_bad_verbs_and_data(tmp_path, argv):
     done = gde_command(*argv, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count('\n') == 1 and not list(tmp_path.iterdir())
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('argv', [['--help'], ['sample', '--help'], ['train', '--help'], ['info', '--help'], ['data', '--help'], ['pack', '--help']])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["sample", "--help"],
+        ["train", "--help"],
+        ["info", "--help"],
+        ["data", "--help"],
+        ["pack", "--help"],
+    ],
+)
 def test_help(argv, capsys):
-    with pytest.raises(SystemExit) as stop: main(argv)
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
     out = capsys.readouterr().out
-    assert stop.value.code == 0 and ('example' in out or argv == ['--help'])
+    assert stop.value.code == 0 and ("example" in out or argv == ["--help"])
 
 
 def test_info(capsys):
-    assert main(['info']) == 0
+    assert main(["info"]) == 0
     out = capsys.readouterr().out
-    assert gde.__version__ in out and torch.__version__ in out and 'digits' in out
+    assert gde.__version__ in out and torch.__version__ in out and "digits" in out
 
 
 def test_train_then_sample_from_the_folder(tmp_path):
     "Both networks on a folder of pictures, a few steps; a second start with the same arguments finds the work done."
-    for name, shade in (('dark', 30), ('light', 220)):
-        (tmp_path / 'pictures' / name).mkdir(parents=True)
-        for i in range(4): Image.new('RGB', (20 + i, 16), (shade, shade, shade)).save(tmp_path / 'pictures' / name / f'{i}.png')
-    out = tmp_path / 'run'
-    for what in ('diffusion', 'classifier', 'diffusion'):
-        assert main(['train', what, '--data', f'folder:{tmp_path}/pictures', '--image-size', '16', '--steps', '3', '--batch', '4', '--out', str(out)]) == 0
-    assert Image.open(out / 'samples-000003.png').size == (4 * 17 * 4 + 4, 4 * 17 * 4 + 4)
+    for name, shade in (("dark", 30), ("light", 220)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (20 + i, 16), (shade, shade, shade)).save(
+                tmp_path / "pictures" / name / f"{i}.png"
+            )
+    out = tmp_path / "run"
+    for what in ("diffusion", "classifier", "diffusion"):
+        assert (
+            main(
+                [
+                    "train",
+                    what,
+                    "--data",
+                    f"folder:{tmp_path}/pictures",
+                    "--image-size",
+                    "16",
+                    "--steps",
+                    "3",
+                    "--batch",
+                    "4",
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        )
+    assert Image.open(out / "samples-000003.png").size == (4 * 17 * 4 + 4, 4 * 17 * 4 + 4)
     found = gde.load_pretrained(str(out))
-    assert found.labels == ('dark', 'light') and found.model.config.image_size == 16
-    assert main(['sample', '--weights', str(out), '--label', '1', '--steps', '3', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
-    assert Image.open(tmp_path / 'a.png').mode == 'RGB'
+    assert found.class_names == ("dark", "light") and found.model.config.image_size == 16
+    assert (
+        main(
+            [
+                "sample",
+                "--weights",
+                str(out),
+                "--label",
+                "1",
+                "--steps",
+                "3",
+                "--count",
+                "2",
+                "--out",
+                str(tmp_path / "a.png"),
+            ]
+        )
+        == 0
+    )
+    assert Image.open(tmp_path / "a.png").mode == "RGB"
     # another run must not go on in this folder
-    assert main(['train', 'diffusion', '--data', f'folder:{tmp_path}/pictures', '--image-size', '16', '--steps', '5', '--batch', '4', '--out', str(out)]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "diffusion",
+                "--data",
+                f"folder:{tmp_path}/pictures",
+                "--image-size",
+                "16",
+                "--steps",
+                "5",
+                "--batch",
+                "4",
+                "--out",
+                str(out),
+            ]
+        )
+        == 2
+    )
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
-    write_tensors(tmp_path / 'w', {'a': torch.ones(2)}, {'n': 1})
-    with pytest.raises(Exception): write_tensors(tmp_path / 'w', {'a': object()}, {'n': 2})
+    write_tensors(tmp_path / "w", {"a": torch.ones(2)}, {"n": 1})
+    with pytest.raises(Exception):
+        write_tensors(tmp_path / "w", {"a": object()}, {"n": 2})
+
     class Stuck(dict):
-        def items(self): raise OSError('disk full')
-    with pytest.raises(OSError): write_tensors(tmp_path / 'w', Stuck(), {'n': 2})
-    assert read_tensors(tmp_path / 'w')[1] == {'n': 1} and [p.name for p in tmp_path.iterdir()] == ['w']
+        def items(self):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        write_tensors(tmp_path / "w", Stuck(), {"n": 2})
+    assert read_tensors(tmp_path / "w")[1] == {"n": 1} and [p.name for p in tmp_path.iterdir()] == [
+        "w"
+    ]
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path, root):
     import shutil
-    shutil.copytree(root / 'guided_diffusion_edu' / 'weights' / 'digits', tmp_path / 'w')
-    tensors, about = read_tensors(tmp_path / 'w' / 'diffusion.safetensors')
+
+    shutil.copytree(root / "guided_diffusion_edu" / "weights" / "digits", tmp_path / "w")
+    tensors, about = read_tensors(tmp_path / "w" / "diffusion.safetensors")
     lost = sorted(tensors)[0]
-    write_tensors(tmp_path / 'w' / 'diffusion.safetensors', {k: v for k, v in tensors.items() if k != lost}, about)
-    with pytest.raises(ValueError, match=lost): gde.load_pretrained(str(tmp_path / 'w'))
-    (tmp_path / 'w' / 'classifier.json').unlink()
-    with pytest.raises(ValueError, match='classifier.json'): gde.load_pretrained(str(tmp_path / 'w'))
+    write_tensors(
+        tmp_path / "w" / "diffusion.safetensors",
+        {k: v for k, v in tensors.items() if k != lost},
+        about,
+    )
+    with pytest.raises(ValueError, match=lost):
+        gde.load_pretrained(str(tmp_path / "w"))
+    (tmp_path / "w" / "classifier.json").unlink()
+    with pytest.raises(ValueError, match="classifier.json"):
+        gde.load_pretrained(str(tmp_path / "w"))
 
 
 def test_show_is_what_the_run_records(tmp_path, capsys):
-    more = ['--steps', '2', '--batch', '8', '--save-every', '1', '--accumulate', '2', '--timesteps', 'importance', '--flip', '--no-samples']
-    argv = ['train', 'classifier', '--data', 'digits', '--out', str(tmp_path / 'run'), *more]
-    assert main([*argv, '--show']) == 0 and not (tmp_path / 'run').exists()
+    more = [
+        "--steps",
+        "2",
+        "--batch",
+        "8",
+        "--save-every",
+        "1",
+        "--accumulate",
+        "2",
+        "--timesteps",
+        "importance",
+        "--flip",
+        "--no-samples",
+    ]
+    argv = ["train", "classifier", "--data", "digits", "--out", str(tmp_path / "run"), *more]
+    assert main([*argv, "--show"]) == 0 and not (tmp_path / "run").exists()
     shown = json.loads(capsys.readouterr().out)
     assert main(argv) == 0
-    record = json.loads((tmp_path / 'run' / 'classifier.json').read_text())
-    assert {k: record[k] for k in shown} == shown and shown['recipe']['accumulate'] == 2 and shown['recipe']['flip'] and shown['recipe']['weight_decay'] == 0.05
-    assert len(record['held_out_accuracy']) == 10 and '--accumulate 2' in record['note'] and record['classes'] == list('0123456789')
+    record = json.loads((tmp_path / "run" / "classifier.json").read_text())
+    assert (
+        {k: record[k] for k in shown} == shown
+        and shown["recipe"]["accumulate"] == 2
+        and shown["recipe"]["flip"]
+        and shown["recipe"]["weight_decay"] == 0.05
+    )
+    assert (
+        len(record["held_out_accuracy"]) == 10
+        and "--accumulate 2" in record["note"]
+        and record["class_names"] == list("0123456789")
+    )
 
 
 def test_the_digits_plan_is_that_of_the_shipped_weights(capsys):
-    for what in ('diffusion', 'classifier'):
-        assert main(['train', what, '--data', 'digits', '--out', 'nowhere', '--show']) == 0
-        shown, record = json.loads(capsys.readouterr().out), gde.load_pretrained('digits').records[what]
-        for part in ('config', 'recipe'): assert record[part].items() <= shown[part].items()
+    for what in ("diffusion", "classifier"):
+        assert main(["train", what, "--data", "digits", "--out", "nowhere", "--show"]) == 0
+        shown, record = (
+            json.loads(capsys.readouterr().out),
+            gde.load_pretrained("digits").records[what],
+        )
+        for part in ("config", "recipe"):
+            assert record[part].items() <= shown[part].items()
 
 
 def test_dry_run(tmp_path, capsys):
-    assert main(['train', 'classifier', '--data', 'digits', '--batch', '8', '--out', str(tmp_path / 'run'), '--dry-run']) == 0
+    assert (
+        main(
+            [
+                "train",
+                "classifier",
+                "--data",
+                "digits",
+                "--batch",
+                "8",
+                "--out",
+                str(tmp_path / "run"),
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
-    assert '226,186' in out and 'GFLOP a step' in out and 'MiB' in out and '3,000 steps' in out and not (tmp_path / 'run').exists()
+    assert (
+        "226,186" in out
+        and "GFLOP a step" in out
+        and "MiB" in out
+        and "3,000 steps" in out
+        and not (tmp_path / "run").exists()
+    )
 
 
-@pytest.mark.parametrize('wrong, said', [('--batch 9 --accumulate 2', 'batch must be a multiple'), ('--precision half', "invalid choice: 'half'"), ('--ema-decay 1', 'ema_decay must be'), ('--clip -1', 'clip must be above 0')])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ("--batch 9 --accumulate 2", "batch must be a multiple"),
+        ("--precision half", "invalid choice: 'half'"),
+        ("--ema-decay 1", "ema_decay must be"),
+        ("--clip -1", "clip must be above 0"),
+    ],
+)
 def test_bad_recipes(tmp_path, wrong, said):
-    import contextlib, io
+    import contextlib
+    import io
+
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        try: code = main(['train', 'classifier', '--data', 'digits', '--out', str(tmp_path / 'run'), *wrong.split()])
-        except SystemExit as stop: code = stop.code
-    assert code == 2 and said in stderr.getvalue() and stderr.getvalue().count('\n') == 1
+        try:
+            code = main(
+                [
+                    "train",
+                    "classifier",
+                    "--data",
+                    "digits",
+                    "--out",
+                    str(tmp_path / "run"),
+                    *wrong.split(),
+                ]
+            )
+        except SystemExit as stop:
+            code = stop.code
+    assert code == 2 and said in stderr.getvalue() and stderr.getvalue().count("\n") == 1
 
 
 def test_data_and_pack(tmp_path, capsys, root):
-    assert main(['data', '--data', 'digits', '--out', str(tmp_path / 'card.png')]) == 0
-    assert 'licence: CC BY 4.0' in capsys.readouterr().out and Image.open(tmp_path / 'card.png').size == ((10 * 9 + 1) * 8, (8 * 9 + 1) * 8)
-    assert main(['pack', str(root / 'guided_diffusion_edu' / 'weights' / 'digits'), str(tmp_path / 'half')]) == 0
-    assert main(['sample', '--weights', str(tmp_path / 'half'), '--steps', '2', '--count', '2', '--out', str(tmp_path / 'a.png')]) == 0
-    assert main(['pack', str(tmp_path), str(tmp_path / 'b')]) == 2
+    assert main(["data", "--data", "digits", "--out", str(tmp_path / "card.png")]) == 0
+    assert "licence: CC BY 4.0" in capsys.readouterr().out and Image.open(
+        tmp_path / "card.png"
+    ).size == ((10 * 9 + 1) * 8, (8 * 9 + 1) * 8)
+    assert (
+        main(
+            [
+                "pack",
+                str(root / "guided_diffusion_edu" / "weights" / "digits"),
+                str(tmp_path / "half"),
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "sample",
+                "--weights",
+                str(tmp_path / "half"),
+                "--steps",
+                "2",
+                "--count",
+                "2",
+                "--out",
+                str(tmp_path / "a.png"),
+            ]
+        )
+        == 0
+    )
+    assert main(["pack", str(tmp_path), str(tmp_path / "b")]) == 2
 
 
 def test_pictures_become_a_reference_that_knows_its_classes(tmp_path, capsys):
     "The real digits against themselves: FID 0, all right. By a judge who knows other classes there is no accuracy."
-    batch = str(tmp_path / 'a.npz')
-    assert main(['data', '--data', 'digits', '--out', batch]) == 0 and '1437 pictures -> ' in capsys.readouterr().out
-    assert main(['evaluate', batch, batch, '--repeats', '0']) == 0
-    rows = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:-1] if len(line.split()) == 2)
-    assert float(rows['FID']) < 1e-6 and float(rows['accuracy']) > 0.97
-    with numpy.load(batch) as found: write_npz(tmp_path / 'b.npz', gde.from_pixels(torch.from_numpy(found['arr_0']).permute(0, 3, 1, 2)), torch.from_numpy(found['arr_1']), 'abcdefghij')
-    for features in ([], ['--features', 'digits']):
-        assert main(['evaluate', batch, str(tmp_path / 'b.npz'), '--repeats', '0', *features]) == 0
-        assert 'accuracy' not in capsys.readouterr().out
+    batch = str(tmp_path / "a.npz")
+    assert (
+        main(["data", "--data", "digits", "--out", batch]) == 0
+        and "1437 pictures -> " in capsys.readouterr().out
+    )
+    assert main(["evaluate", batch, batch, "--repeats", "0"]) == 0
+    rows = dict(
+        line.split()
+        for line in capsys.readouterr().out.splitlines()[1:-1]
+        if len(line.split()) == 2
+    )
+    assert float(rows["FID"]) < 1e-6 and float(rows["accuracy"]) > 0.97
+    with numpy.load(batch) as found:
+        write_npz(
+            tmp_path / "b.npz",
+            gde.from_pixels(torch.from_numpy(found["arr_0"]).permute(0, 3, 1, 2)),
+            torch.from_numpy(found["arr_1"]),
+            "abcdefghij",
+        )
+    for features in ([], ["--features", "digits"]):
+        assert main(["evaluate", batch, str(tmp_path / "b.npz"), "--repeats", "0", *features]) == 0
+        assert "accuracy" not in capsys.readouterr().out
 
 
 def test_without_out_a_run_can_be_looked_at(capsys):
-    assert main(['train', 'classifier', '--data', 'digits', '--show']) == 0 and '"config"' in capsys.readouterr().out
-    assert main(['train', 'classifier', '--data', 'digits', '--batch', '8', '--dry-run']) == 0 and 'steps an hour' in capsys.readouterr().out
-    assert main(['train', 'classifier', '--data', 'digits']) == 2 and capsys.readouterr().err == 'gde train: --out must be a folder, got None\n'
+    assert (
+        main(["train", "classifier", "--data", "digits", "--show"]) == 0
+        and '"config"' in capsys.readouterr().out
+    )
+    assert (
+        main(["train", "classifier", "--data", "digits", "--batch", "8", "--dry-run"]) == 0
+        and "steps an hour" in capsys.readouterr().out
+    )
+    assert (
+        main(["train", "classifier", "--data", "digits"]) == 2
+        and capsys.readouterr().err == "gde train: --out must be a folder, got None\n"
+    )
 
 
 def test_a_note_can_be_pasted(tmp_path, capsys):
     "Names with spaces and apostrophes are quoted in the record; the card knows the folder."
     folder = "o'brien's pictures"
-    for name in (f'{folder}/one', f'{folder}/two'):
+    for name in (f"{folder}/one", f"{folder}/two"):
         (tmp_path / name).mkdir(parents=True)
-        Image.new('RGB', (8, 8)).save(tmp_path / name / '0.png')
-    data = f'folder:{tmp_path}/{folder}'
-    assert main(['train', 'diffusion', '--data', data, '--image-size', '8', '--steps', '1', '--batch', '2', '--no-samples', '--out', str(tmp_path / 'run')]) == 0
-    found = gde.load_pretrained(str(tmp_path / 'run'))
-    assert shlex.split(found.records['diffusion']['note'])[:5] == ['gde', 'train', 'diffusion', '--data', data]
-    assert f'data: {data}, from' in gde.model_card(found)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    data = f"folder:{tmp_path}/{folder}"
+    assert (
+        main(
+            [
+                "train",
+                "diffusion",
+                "--data",
+                data,
+                "--image-size",
+                "8",
+                "--steps",
+                "1",
+                "--batch",
+                "2",
+                "--no-samples",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
+    found = gde.load_pretrained(str(tmp_path / "run"))
+    assert shlex.split(found.records["diffusion"]["note"])[:5] == [
+        "gde",
+        "train",
+        "diffusion",
+        "--data",
+        data,
+    ]
+    assert f"data: {data}, from" in gde.model_card(found)
 
 
 def test_a_label_has_one_form():
     "As macOS writes it in names of files, and as keyboards do."
     from guided_diffusion_edu.cli import _class
-    decomposed, composed = 'gro\u0308\u00dfe', 'gr\u00f6\u00dfe'
-    assert _class(composed, ('a', decomposed)) == _class(decomposed, ('a', composed)) == 1
+
+    decomposed, composed = "gro\u0308\u00dfe", "gr\u00f6\u00dfe"
+    assert _class(composed, ("a", decomposed)) == _class(decomposed, ("a", composed)) == 1
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit) as stop: main(['--version'])
-    assert stop.value.code == 0 and capsys.readouterr().out == f'{gde.__version__}\n'
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"{gde.__version__}\n"
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
     "A folder with a model that is told the class: trained to see only that it is heard."
-    out = tmp_path_factory.mktemp('conditional')
-    for what, more in (('diffusion', ['--conditional']), ('classifier', [])):
-        assert main(['train', what, '--data', 'digits', '--steps', '3', '--batch', '8', '--lr', '0.01', '--warmup', '1', '--ema-decay', '0', '--out', str(out), *more]) == 0
+    out = tmp_path_factory.mktemp("conditional")
+    for what, more in (("diffusion", ["--conditional"]), ("classifier", [])):
+        assert (
+            main(
+                [
+                    "train",
+                    what,
+                    "--data",
+                    "digits",
+                    "--steps",
+                    "3",
+                    "--batch",
+                    "8",
+                    "--lr",
+                    "0.01",
+                    "--warmup",
+                    "1",
+                    "--ema-decay",
+                    "0",
+                    "--out",
+                    str(out),
+                    *more,
+                ]
+            )
+            == 0
+        )
     return out
 
 
 def test_a_conditional_model_is_told_the_class(conditional):
     found = gde.load_pretrained(str(conditional))
-    assert found.model.config.classes == 10 and '--conditional' in found.records['diffusion']['note']
-    told = [gde.draw_guided(found, torch.full((4,), label), steps=4, scale=0.0) for label in (1, 1, 2)]
-    assert torch.equal(told[0], told[1]) and not torch.equal(told[0], told[2])  # without guidance only the model can tell them apart
-    assert (conditional / 'samples-000003.png').exists()
+    assert (
+        found.model.config.num_classes == 10
+        and "--conditional" in found.records["diffusion"]["note"]
+    )
+    told = [
+        gde.draw_guided(found, torch.full((4,), label), steps=4, scale=0.0) for label in (1, 1, 2)
+    ]
+    assert torch.equal(told[0], told[1]) and not torch.equal(
+        told[0], told[2]
+    )  # without guidance only the model can tell them apart
+    assert (conditional / "samples-000003.png").exists()
 
 
 def test_only_diffusion_is_conditional(tmp_path, capsys):
-    assert main(['train', 'classifier', '--data', 'digits', '--out', str(tmp_path / 'a'), '--conditional']) == 2
-    assert '--conditional must be for diffusion only' in capsys.readouterr().err and not (tmp_path / 'a').exists()
+    assert (
+        main(
+            [
+                "train",
+                "classifier",
+                "--data",
+                "digits",
+                "--out",
+                str(tmp_path / "a"),
+                "--conditional",
+            ]
+        )
+        == 2
+    )
+    assert (
+        "--conditional must be for diffusion only" in capsys.readouterr().err
+        and not (tmp_path / "a").exists()
+    )
 
 
 def test_small_is_for_two_data_sets(tmp_path, capsys):
-    assert main(['train', 'diffusion', '--data', 'digits', '--out', str(tmp_path / 'a'), '--small']) == 2
-    assert "--small must be with --data one of ['fashion-mnist', 'emoji'], got digits" in capsys.readouterr().err
+    assert (
+        main(["train", "diffusion", "--data", "digits", "--out", str(tmp_path / "a"), "--small"])
+        == 2
+    )
+    assert (
+        "--small must be with --data one of ['fashion-mnist', 'emoji'], got digits"
+        in capsys.readouterr().err
+    )
 
 
 def test_drawn_by_the_block():
     "Blocks follow one another in one stream of noise, and no more than a block is asked of the model at once."
-    found, y = gde.load_pretrained('digits'), torch.arange(7) % 10
+    found, y = gde.load_pretrained("digits"), torch.arange(7) % 10
     asked = []
-    hook = found.model.register_forward_hook(lambda model, inputs, output: asked.append(len(inputs[0])))
+    hook = found.model.register_forward_hook(
+        lambda model, inputs, output: asked.append(len(inputs[0]))
+    )
     pixels = gde.draw_guided(found, y, steps=3, scale=2.0, seed=5, block=3)
     hook.remove()
-    assert asked == [3] * 6 + [1] * 3 and pixels.shape == (7, 1, 8, 8) and pixels.dtype == torch.uint8
+    assert (
+        asked == [3] * 6 + [1] * 3 and pixels.shape == (7, 1, 8, 8) and pixels.dtype == torch.uint8
+    )
     g, steps = torch.Generator().manual_seed(5), gde.respace(found.schedule, 3)
-    parts = [gde.ddim_sample(found.model, steps, (len(part), 1, 8, 8), guidance=gde.classifier_guidance(found.classifier, part, 2.0), generator=g) for part in y.split(3)]
+    parts = [
+        gde.ddim_sample(
+            found.model,
+            steps,
+            (len(part), 1, 8, 8),
+            guidance=gde.classifier_guidance(found.classifier, part, 2.0),
+            generator=g,
+        )
+        for part in y.split(3)
+    ]
     assert torch.equal(pixels, gde.viz.to_pixels(torch.cat(parts)))
-    with pytest.raises(ValueError, match=r'y must be one or more classes in \[0, 10\), got \[0, 10\]'): gde.draw_guided(found, torch.tensor([0, 10]))
-    with pytest.raises(ValueError, match='one or more classes'): gde.draw_guided(found, torch.tensor([], dtype=torch.long))
+    with pytest.raises(
+        ValueError, match=r"y must be one or more classes in \[0, 10\), got \[0, 10\]"
+    ):
+        gde.draw_guided(found, torch.tensor([0, 10]))
+    with pytest.raises(ValueError, match="one or more classes"):
+        gde.draw_guided(found, torch.tensor([], dtype=torch.long))
 
 
 def test_weights_without_a_classifier_draw_without_guidance(tmp_path, root):
     import shutil
-    (tmp_path / 'w').mkdir()
-    for name in ('diffusion.json', 'diffusion.safetensors'): shutil.copy(root / 'guided_diffusion_edu' / 'weights' / 'digits' / name, tmp_path / 'w')
-    found = gde.load_pretrained(str(tmp_path / 'w'))
-    assert found.classifier is None and list(found.records) == ['diffusion']
-    sample = ['sample', '--weights', str(tmp_path / 'w'), '--count', '2', '--steps', '2', '--out', str(tmp_path / 'a.png')]
-    assert main([*sample, '--scale', '0']) == 0 and main(sample) == 2
-    with pytest.raises(ValueError, match='scale must be 0 where the weights have no classifier, got 2'): gde.draw_guided(found, torch.tensor([1]), scale=2)
-    with pytest.raises(ValueError, match='scale must be a number, got'): gde.draw_guided(found, torch.tensor([1]), scale=torch.ones(1))
+
+    (tmp_path / "w").mkdir()
+    for name in ("diffusion.json", "diffusion.safetensors"):
+        shutil.copy(root / "guided_diffusion_edu" / "weights" / "digits" / name, tmp_path / "w")
+    found = gde.load_pretrained(str(tmp_path / "w"))
+    assert found.classifier is None and list(found.records) == ["diffusion"]
+    sample = [
+        "sample",
+        "--weights",
+        str(tmp_path / "w"),
+        "--count",
+        "2",
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert main([*sample, "--scale", "0"]) == 0 and main(sample) == 2
+    with pytest.raises(
+        ValueError, match="scale must be 0 where the weights have no classifier, got 2"
+    ):
+        gde.draw_guided(found, torch.tensor([1]), scale=2)
+    with pytest.raises(ValueError, match="scale must be a number, got"):
+        gde.draw_guided(found, torch.tensor([1]), scale=torch.ones(1))
 
 
-@pytest.mark.parametrize('change, said', [(dict(classes=list('abcdefghij')), 'be of the same classes'), (dict(schedule=dict(name='cosine', T=1000)), 'be of the same schedule')])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(class_names=list("abcdefghij")), "be of the same classes"),
+        (dict(schedule=dict(name="cosine", T=1000)), "be of the same schedule"),
+    ],
+)
 def test_two_networks_that_do_not_belong_together(tmp_path, root, change, said):
     import shutil
-    shutil.copytree(root / 'guided_diffusion_edu' / 'weights' / 'digits', tmp_path / 'w')
-    record = json.loads((tmp_path / 'w' / 'classifier.json').read_text())
-    (tmp_path / 'w' / 'classifier.json').write_text(json.dumps(record | change))
-    with pytest.raises(ValueError, match=f'weights in .* must {said}'): gde.load_pretrained(str(tmp_path / 'w'))
-    smaller = record | dict(config=record['config'] | dict(image_size=16))
-    with pytest.raises(ValueError, match='must have the same image_size, got 16 and 8'): gde.pretrained._check_pair('w', smaller, record)
+
+    shutil.copytree(root / "guided_diffusion_edu" / "weights" / "digits", tmp_path / "w")
+    record = json.loads((tmp_path / "w" / "classifier.json").read_text())
+    (tmp_path / "w" / "classifier.json").write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=f"weights in .* must {said}"):
+        gde.load_pretrained(str(tmp_path / "w"))
+    smaller = record | dict(config=record["config"] | dict(image_size=16))
+    with pytest.raises(ValueError, match="must have the same image_size, got 16 and 8"):
+        gde.pretrained._check_pair("w", smaller, record)
 
 
 def test_a_class_by_its_name(tmp_path, capsys):
     "By name or index the same; in turn, a column for each class."
-    for label, file in (('Dress', 'a.npz'), ('3', 'b.npz')):
-        assert main(['sample', '--weights', 'fashion-mnist', '--label', label, '--count', '1', '--steps', '2', '--out', str(tmp_path / file)]) == 0
+    for label, file in (("Dress", "a.npz"), ("3", "b.npz")):
+        assert (
+            main(
+                [
+                    "sample",
+                    "--weights",
+                    "fashion-mnist",
+                    "--label",
+                    label,
+                    "--count",
+                    "1",
+                    "--steps",
+                    "2",
+                    "--out",
+                    str(tmp_path / file),
+                ]
+            )
+            == 0
+        )
     import numpy
-    assert (numpy.load(tmp_path / 'a.npz')['arr_1'] == 3).all() and (numpy.load(tmp_path / 'a.npz')['arr_0'] == numpy.load(tmp_path / 'b.npz')['arr_0']).all()
-    assert main(['sample', '--count', '20', '--steps', '2', '--out', str(tmp_path / 'a.png')]) == 0
-    width, height = Image.open(tmp_path / 'a.png').size
+
+    assert (numpy.load(tmp_path / "a.npz")["arr_1"] == 3).all() and (
+        numpy.load(tmp_path / "a.npz")["arr_0"] == numpy.load(tmp_path / "b.npz")["arr_0"]
+    ).all()
+    assert main(["sample", "--count", "20", "--steps", "2", "--out", str(tmp_path / "a.png")]) == 0
+    width, height = Image.open(tmp_path / "a.png").size
     assert width > 4 * height
-    assert main(['info']) == 0 and 'fashion-mnist: T-shirt/top, Trouser,' in capsys.readouterr().out
+    assert main(["info"]) == 0 and "fashion-mnist: T-shirt/top, Trouser," in capsys.readouterr().out
 
 
 def test_options_of_one_sampler(tmp_path):
     drawn = {}
-    for options in ('--sampler ddim', '--sampler ddim --eta 1', '--sampler ddpm', '--sampler ddpm --gradient-at mean'):
-        assert main(['sample', '--count', '2', '--steps', '5', *options.split(), '--out', str(tmp_path / 'a.npz')]) == 0
-        drawn[options] = (tmp_path / 'a.npz').read_bytes()
+    for options in (
+        "--sampler ddim",
+        "--sampler ddim --eta 1",
+        "--sampler ddpm",
+        "--sampler ddpm --gradient-at mean",
+    ):
+        assert (
+            main(
+                [
+                    "sample",
+                    "--count",
+                    "2",
+                    "--steps",
+                    "5",
+                    *options.split(),
+                    "--out",
+                    str(tmp_path / "a.npz"),
+                ]
+            )
+            == 0
+        )
+        drawn[options] = (tmp_path / "a.npz").read_bytes()
     assert len(set(drawn.values())) == 4
 
 
 def test_without_a_terminal_each_checkpoint_is_a_line(tmp_path, capsys):
-    assert main(['train', 'classifier', '--data', 'digits', '--steps', '4', '--batch', '8', '--save-every', '2', '--out', str(tmp_path)]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "classifier",
+                "--data",
+                "digits",
+                "--steps",
+                "4",
+                "--batch",
+                "8",
+                "--save-every",
+                "2",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
-    assert [line.split(':')[0] for line in err.splitlines()] == ['step 2', 'step 4'] and '% of them is still the random start' in out
+    assert [line.split(":")[0] for line in err.splitlines()] == [
+        "step 2",
+        "step 4",
+    ] and "% of them is still the random start" in out
 
 
-@pytest.mark.parametrize('size, levels', [(8, 2), (16, 3), (32, 3), (48, 3), (64, 4), (100, 3), (128, 5)])
+@pytest.mark.parametrize(
+    "size, levels", [(8, 2), (16, 3), (32, 3), (48, 3), (64, 4), (100, 3), (128, 5)]
+)
 def test_the_plan_for_a_folder_grows_with_its_pictures(size, levels):
     from guided_diffusion_edu.cli import _fitted
-    unet = _fitted(gde.Images(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.arange(2), ('a', 'b'))).unet
-    assert len(unet['channel_mult']) == levels and unet['attention_resolutions'] == (size >> levels - 1,) and (size >> levels - 1 < 16 or size == 100)
+
+    unet = _fitted(
+        gde.Images(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+    ).unet
+    assert (
+        len(unet["channel_mult"]) == levels
+        and unet["attention_resolutions"] == (size >> levels - 1,)
+        and (size >> levels - 1 < 16 or size == 100)
+    )

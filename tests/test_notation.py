@@ -1,4 +1,5 @@
 """Every name on the notation page exists, and every equation that it points to."""
+
 import importlib
 import inspect
 import re
@@ -11,54 +12,94 @@ import guided_diffusion_edu as gde
 
 
 def rows(root):
-    for line in (root / 'nbs' / 'notation.md').read_text().split('## The conventions')[0].splitlines():
-        if line.startswith('| $'): yield [column.strip() for column in line.strip('|').split('|')]
+    for line in (
+        (root / "nbs" / "notation.md").read_text().split("## The conventions")[0].splitlines()
+    ):
+        if line.startswith("| $"):
+            yield [column.strip() for column in line.strip("|").split("|")]
 
 
 def find(name):
     "What a name of the page stands for: an attribute of the package or of a module, `C.a` of a class or of its instances, `f(a)` an argument."
-    path, argument = re.fullmatch(r'([\w.]+)(?:\((\w+)\))?', name).groups()
+    path, argument = re.fullmatch(r"([\w.]+)(?:\((\w+)\))?", name).groups()
     examples = dict(Schedule=gde.linear_schedule())
-    first, *rest = path.split('.')
-    found = getattr(gde, first, None) or importlib.import_module(f'guided_diffusion_edu.{first}')
-    for part in rest: found = getattr(examples.get(first, found), part)
+    first, *rest = path.split(".")
+    found = getattr(gde, first, None) or importlib.import_module(f"guided_diffusion_edu.{first}")
+    for part in rest:
+        found = getattr(examples.get(first, found), part)
     return found if argument is None else inspect.signature(found).parameters[argument]
 
 
 def test_every_name_exists(root):
-    names = [name for row in rows(root) for name in re.findall(r'`([^`]+)`', row[1])]
+    names = [name for row in rows(root) for name in re.findall(r"`([^`]+)`", row[1])]
     assert len(names) > 40
-    for name in names: find(name)
-    for wrong in ('posterior_means', 'Schedule.gammas', 'guided_mean(scale)'):
-        with pytest.raises((AttributeError, KeyError, ModuleNotFoundError)): find(wrong)
+    for name in names:
+        find(name)
+    for wrong in ("posterior_means", "Schedule.gammas", "guided_mean(scale)"):
+        with pytest.raises((AttributeError, KeyError, ModuleNotFoundError)):
+            find(wrong)
 
 
 def shapes():
     "Of what a name of the page stands for, or gives: B = 5 examples of D = 2 numbers, K = 4 components, T = 20 steps."
-    s, world, x, t, y = gde.respace(gde.linear_schedule(), 20), gde.four_corners(), torch.zeros(5, 2), torch.arange(5), torch.tensor([0, 1, 0, 1, 0])
-    model, classifier = world.denoiser(gde.linear_schedule()), world.classifier(gde.linear_schedule())
+    s, world, x, t, y = (
+        gde.respace(gde.linear_schedule(), 20),
+        gde.four_corners(),
+        torch.zeros(5, 2),
+        torch.arange(5),
+        torch.tensor([0, 1, 0, 1, 0]),
+    )
+    model, classifier = (
+        world.denoiser(gde.linear_schedule()),
+        world.classifier(gde.linear_schedule()),
+    )
     loud = lambda x, t, y=None: torch.cat([x, x], 1)
     prior, terms = gde.bits_per_dim(model, s, x)
-    found = {f'Schedule.{name}': getattr(s, name) for name in ('betas', 'alphas', 'alpha_bars', 'alpha_bars_prev', 'timesteps')}
-    found |= {'GaussianMixture(weights)': world.weights, 'GaussianMixture(means)': world.means, 'GaussianMixture.log_prob': world.log_prob(x), 'GaussianMixture.score': world.score(x),
-              'GaussianMixture.denoiser': model(x, t), 'log_snr': gde.log_snr(s), 'Schedule.add_noise(t)': t, 'posterior_mean': gde.posterior_mean(x, x, 0.5, 0.6), 'bound_weight': gde.bound_weight(s),
-              'simple_loss': gde.simple_loss(model, s, x, t, x), 'hybrid_loss': gde.hybrid_loss(loud, s, x, t, x), 'bound_term': gde.bound_term(x, s, x, x, t), 'bits_per_dim': terms,
-              'target_weight': gde.target_weight(s, gde.eps_from_v), 'SecondMomentSteps.probabilities': gde.SecondMomentSteps(20).probabilities(), 'classifier_guidance(y)': y,
-              'classifier_guidance(classifier)': classifier(x, t), 'guided_eps': gde.guided_eps(x, 0.5, x), 'martingale_gap': gde.martingale_gap(classifier, gde.linear_schedule(), x, levels=4)[1]}
+    found = {
+        f"Schedule.{name}": getattr(s, name)
+        for name in ("betas", "alphas", "alpha_bars", "alpha_bars_prev", "timesteps")
+    }
+    found |= {
+        "GaussianMixture(weights)": world.weights,
+        "GaussianMixture(means)": world.means,
+        "GaussianMixture.log_prob": world.log_prob(x),
+        "GaussianMixture.score": world.score(x),
+        "GaussianMixture.denoiser": model(x, t),
+        "log_snr": gde.log_snr(s),
+        "Schedule.add_noise(t)": t,
+        "posterior_mean": gde.posterior_mean(x, x, 0.5, 0.6),
+        "bound_weight": gde.bound_weight(s),
+        "simple_loss": gde.simple_loss(model, s, x, t, x),
+        "hybrid_loss": gde.hybrid_loss(loud, s, x, t, x),
+        "bound_term": gde.bound_term(x, s, x, x, t),
+        "bits_per_dim": terms,
+        "target_weight": gde.target_weight(s, gde.eps_from_v),
+        "SecondMomentSteps.probabilities": gde.SecondMomentSteps(20).probabilities(),
+        "classifier_guidance(y)": y,
+        "classifier_guidance(classifier)": classifier(x, t),
+        "guided_eps": gde.guided_eps(x, 0.5, x),
+        "martingale_gap": gde.martingale_gap(classifier, gde.linear_schedule(), x, levels=4)[1],
+    }
     return {name: tuple(value.shape) for name, value in found.items()}
 
 
 def test_shapes_are_as_said(root):
     sizes = dict(B=5, D=2, K=4, T=20, classes=2, levels=4)
-    said = lambda text: [tuple(eval(part, {}, sizes) for part in shape.split(',') if part.strip()) for shape in re.findall(r'\(([^()]*)\)', text.replace('...', 'D'))]
+    said = lambda text: [
+        tuple(eval(part, {}, sizes) for part in shape.split(",") if part.strip())
+        for shape in re.findall(r"\(([^()]*)\)", text.replace("...", "D"))
+    ]
     measured = shapes()
-    named = {name: row[2] for row in rows(root) for name in re.findall(r'`([^`]+)`', row[1])}
+    named = {name: row[2] for row in rows(root) for name in re.findall(r"`([^`]+)`", row[1])}
     assert set(measured) <= set(named)
-    for name, shape in measured.items(): assert shape in said(named[name]), (name, named[name], shape)
+    for name, shape in measured.items():
+        assert shape in said(named[name]), (name, named[name], shape)
 
 
 def test_every_symbol_is_defined_somewhere(root):
     labels = {label for label, _ in ledger.labels()}
     for row in rows(root):
         assert len(row) == 5, row
-        assert set(re.findall(r'\{eq\}`([^`]+)`', row[4])) <= labels and ('{eq}' in row[4] or '{doc}' in row[4])
+        assert set(re.findall(r"\{eq\}`([^`]+)`", row[4])) <= labels and (
+            "{eq}" in row[4] or "{doc}" in row[4]
+        )

@@ -1,14 +1,32 @@
 """The guided chain by quadrature: what the chapter and findings report of whole chains, and that each part uses all that it is told."""
+
 import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.quadrature import (class_law, eps_tilt, exact_class, exact_kernel, gaussian_kernel, guided_chain, hessian_tilt, late_mean_tilt,
-                                             matched_kernel, mean_tilt, moments_tilt, no_tilt, product_tilt, total_variation, x_t_tilt)
+from guided_diffusion_edu.lab.quadrature import (
+    class_distribution,
+    eps_tilt,
+    exact_class,
+    exact_kernel,
+    gaussian_kernel,
+    guided_chain,
+    hessian_tilt,
+    late_mean_tilt,
+    matched_kernel,
+    mean_tilt,
+    moments_tilt,
+    no_tilt,
+    product_tilt,
+    total_variation,
+    x_t_tilt,
+)
 
 DOUBLE = torch.float64
 LINEAR = gde.linear_schedule()
-LINE = gde.GaussianMixture([[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0])
+LINE = gde.GaussianMixture(
+    [[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0]
+)
 EXACTLY = exact_class(LINE, 1)
 X, BELOW = torch.linspace(-1, 1, 5, dtype=DOUBLE), torch.linspace(-5, 5, 4001, dtype=DOUBLE)
 
@@ -16,38 +34,46 @@ X, BELOW = torch.linspace(-1, 1, 5, dtype=DOUBLE), torch.linspace(-5, 5, 4001, d
 def error(kernel, tilt, steps, y=1):
     s = gde.respace(LINEAR, steps)
     x, law = guided_chain(LINE, s, y, kernel, tilt)
-    return total_variation(law, class_law(LINE, y, s.alpha_bars[0].item(), x))
+    return total_variation(law, class_distribution(LINE, y, s.alpha_bars[0].item(), x))
 
 
-@pytest.mark.parametrize('steps', [2, 5, 40])
-@pytest.mark.parametrize('y', [0, 1])
-def test_appendix_h_to_rounding(steps, y): assert error(exact_kernel(LINE), product_tilt(exact_class(LINE, y)), steps, y) < 1e-8
+@pytest.mark.parametrize("steps", [2, 5, 40])
+@pytest.mark.parametrize("y", [0, 1])
+def test_appendix_h_to_rounding(steps, y):
+    assert error(exact_kernel(LINE), product_tilt(exact_class(LINE, y)), steps, y) < 1e-8
 
 
 def test_the_released_place_wins_with_the_exact_variance():
     "At 250 steps, as first measured: product, at the mean of level t, at x_t, at the mean of level t-1, second order."
-    found = [error(matched_kernel(LINE), tilt(EXACTLY), 250) for tilt in (product_tilt, late_mean_tilt, x_t_tilt, mean_tilt)]
+    found = [
+        error(matched_kernel(LINE), tilt(EXACTLY), 250)
+        for tilt in (product_tilt, late_mean_tilt, x_t_tilt, mean_tilt)
+    ]
     found.append(error(matched_kernel(LINE), hessian_tilt(EXACTLY, gde.large_variance), 250))
     assert found == sorted(found) and 0.001 < found[0] and found[-1] < 0.015
 
 
 def test_the_mean_wins_with_the_small_variance_and_few_steps():
-    assert error(gaussian_kernel(LINE), mean_tilt(EXACTLY), 10) < 0.6 * error(gaussian_kernel(LINE), x_t_tilt(EXACTLY), 10)
+    assert error(gaussian_kernel(LINE), mean_tilt(EXACTLY), 10) < 0.6 * error(
+        gaussian_kernel(LINE), x_t_tilt(EXACTLY), 10
+    )
 
 
 def test_both_moments_make_the_step_of_a_gaussian_class_exact():
     assert error(matched_kernel(LINE), moments_tilt(EXACTLY, LINE), 10) < 1e-8
-    assert error(matched_kernel(LINE), moments_tilt(exact_class(LINE, 0), LINE), 25, y=0) > 1e-3  # a class of two Gaussians: the step is none
+    assert (
+        error(matched_kernel(LINE), moments_tilt(exact_class(LINE, 0), LINE), 25, y=0) > 1e-3
+    )  # a class of two Gaussians: the step is none
 
 
 def moments(kernel, tilt, s, i, scale=1.0):
     logs, mean = kernel(s, i, X, BELOW)
     law = (logs + scale * tilt(s, i, X, mean, BELOW)).softmax(1)
     first = law @ BELOW
-    return first, law @ BELOW ** 2 - first ** 2
+    return first, law @ BELOW**2 - first**2
 
 
-@pytest.mark.parametrize('variance', [gde.small_variance, gde.large_variance])
+@pytest.mark.parametrize("variance", [gde.small_variance, gde.large_variance])
 def test_a_kernel_has_the_variance_asked_for_and_the_shift_by_eps_is_exact(variance):
     s, i = gde.respace(LINEAR, 25), 12
     mean, spread = moments(gaussian_kernel(LINE, variance), no_tilt, s, i)
@@ -63,14 +89,21 @@ def test_second_order_is_cut_where_it_does_not_exist():
     s, i, step = gde.respace(LINEAR, 25), 12, BELOW[1] - BELOW[0]
     for variance in (gde.small_variance, gde.large_variance):
         for curvature in (500.0, -3.0):
-            bowl = lambda alpha_bar, x: 0.5 * curvature * x ** 2
+            bowl = lambda alpha_bar, x: 0.5 * curvature * x**2
             tilt = hessian_tilt(bowl, variance)(s, i, X, 0.1 * X, BELOW)
-            bend = (tilt[:, 2:] - 2 * tilt[:, 1:-1] + tilt[:, :-2]) / step ** 2
-            assert torch.allclose(bend, torch.tensor(min(curvature, 0.9 / variance(s)[i].item()), dtype=DOUBLE), rtol=1e-5)
+            bend = (tilt[:, 2:] - 2 * tilt[:, 1:-1] + tilt[:, :-2]) / step**2
+            assert torch.allclose(
+                bend,
+                torch.tensor(min(curvature, 0.9 / variance(s)[i].item()), dtype=DOUBLE),
+                rtol=1e-5,
+            )
 
 
 def test_the_scale_multiplies_the_tilt():
     s = gde.respace(LINEAR, 5)
     strong = lambda schedule, i, x, mean, below: 3 * mean_tilt(EXACTLY)(schedule, i, x, mean, below)
-    (_, a), (_, b) = (guided_chain(LINE, s, 1, gaussian_kernel(LINE), tilt, scale) for tilt, scale in ((mean_tilt(EXACTLY), 3.0), (strong, 1.0)))
+    (_, a), (_, b) = (
+        guided_chain(LINE, s, 1, gaussian_kernel(LINE), tilt, scale)
+        for tilt, scale in ((mean_tilt(EXACTLY), 3.0), (strong, 1.0))
+    )
     assert torch.allclose(a, b)

@@ -1,7 +1,15 @@
 """Runs of the training loop in processes of their own, for test_training.py: `kill FOLDER SEED` and `share FOLDER`.
 
 One import of torch serves them all: each run is a fork of this process."""
-import os, random, select, signal, socket, sys, tempfile, traceback
+
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 import torch
@@ -9,9 +17,22 @@ import torch
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import training
 
-DIGITS = gde.Images(torch.randint(256, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8), torch.arange(64) % 10, tuple('0123456789'))
+DIGITS = gde.Images(
+    torch.randint(256, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
+    torch.arange(64) % 10,
+    tuple("0123456789"),
+)
 SCHEDULE = gde.linear_schedule(25)
-UNET = gde.UNetConfig(image_size=8, in_channels=1, channels=32, channel_mult=(1,), res_blocks=1, attention_resolutions=(), head_channels=32, learned_variance=True)
+UNET = gde.UNetConfig(
+    image_size=8,
+    in_channels=1,
+    channels=32,
+    channel_mult=(1,),
+    res_blocks=1,
+    attention_resolutions=(),
+    head_channels=32,
+    learned_variance=True,
+)
 
 
 class Tiny(torch.nn.Module):
@@ -19,34 +40,62 @@ class Tiny(torch.nn.Module):
 
     def __init__(self, dropout=0.1):
         super().__init__()
-        self.first, self.last, self.dropout = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Conv2d(8, 1, 3, padding=1), torch.nn.Dropout(dropout)
+        self.first, self.last, self.dropout = (
+            torch.nn.Conv2d(1, 8, 3, padding=1),
+            torch.nn.Conv2d(8, 1, 3, padding=1),
+            torch.nn.Dropout(dropout),
+        )
 
-    def forward(self, x_t, t, y=None): return self.last(self.dropout(self.first(x_t).relu()) + t.view(-1, 1, 1, 1) / 25)
+    def forward(self, x_t, t, y=None):
+        return self.last(self.dropout(self.first(x_t).relu()) + t.view(-1, 1, 1, 1) / 25)
 
 
-def plain(model, schedule, x_0, y, t, eps): return gde.simple_loss(model, schedule, x_0, t, eps)
+def plain(model, schedule, x_0, y, t, eps):
+    return gde.simple_loss(model, schedule, x_0, t, eps)
 
 
 def tiny_run(folder, dropout=0.1, loss=plain, **fields):
     "A run with importance, which begins when each of the 25 levels has been seen twice."
-    training.TIMESTEPS['importance'] = lambda T: gde.SecondMomentSteps(T, history=2)
+    training.TIMESTEPS["importance"] = lambda T: gde.SecondMomentSteps(T, history=2)
     torch.manual_seed(0)
-    recipe = gde.Recipe(**dict(steps=40, batch=16, warmup=2, save_every=1, timesteps='importance') | fields)
-    return training.fit(Tiny(dropout), loss, DIGITS, SCHEDULE, recipe, Path(folder) / 'checkpoint', {}, progress=False)
+    recipe = gde.Recipe(
+        **dict(steps=40, batch=16, warmup=2, save_every=1, timesteps="importance") | fields
+    )
+    return training.fit(
+        Tiny(dropout),
+        loss,
+        DIGITS,
+        SCHEDULE,
+        recipe,
+        Path(folder) / "checkpoint",
+        {},
+        progress=False,
+    )
 
 
 def unet_run(folder, **fields):
-    return gde.train_diffusion(UNET, DIGITS, folder, gde.Recipe(**dict(steps=3, batch=8, warmup=1, accumulate=2) | fields), progress=False)
+    return gde.train_diffusion(
+        UNET,
+        DIGITS,
+        folder,
+        gde.Recipe(**dict(steps=3, batch=8, warmup=1, accumulate=2) | fields),
+        progress=False,
+    )
 
 
 def forked(work):
     "The process in which `work()` runs, and a pipe that it closes at its end."
     reads, writes = os.pipe()
     pid = os.fork()
-    if pid: os.close(writes); return pid, reads
+    if pid:
+        os.close(writes)
+        return pid, reads
     code = 0
-    try: work()
-    except BaseException: traceback.print_exc(); code = 1
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     sys.stderr.flush()
     os._exit(code)
 
@@ -56,33 +105,44 @@ def kill(folder, seed):
     random.seed(int(seed))
     for attempt in range(50):  # the last waits for minutes: a busy machine only makes it more kills
         pid, pipe = forked(lambda: tiny_run(folder))
-        ended, _, _ = select.select([pipe], [], [], random.uniform(0, 0.02 * 1.2 ** attempt))
-        if not ended: os.kill(pid, signal.SIGKILL)
+        ended, _, _ = select.select([pipe], [], [], random.uniform(0, 0.02 * 1.2**attempt))
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
         os.close(pipe)
         status = os.waitpid(pid, 0)[1]
-        if status == 0: return print(attempt)
-        if status != signal.SIGKILL: sys.exit('the run failed of itself')
-    sys.exit('the run never came to its end')
+        if status == 0:
+            return print(attempt)
+        if status != signal.SIGKILL:
+            sys.exit("the run failed of itself")
+    sys.exit("the run never came to its end")
 
 
 def share(folder):
     "Two processes, as `torchrun` starts them, on one batch."
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
+        s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
 
     def work(rank):
-        os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        os.environ |= dict(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
         with training.processes():
             assert torch.distributed.get_world_size() == 2
-            unet_run(Path(folder) / 'unet')
-            unet_run(Path(folder) / 'unet')  # finds the work done
+            unet_run(Path(folder) / "unet")
+            unet_run(Path(folder) / "unet")  # finds the work done
             tiny_run(folder, dropout=0.0)
+
     started = [forked(lambda: work(rank)) for rank in range(2)]
     sys.exit(any([os.waitpid(pid, 0)[1] for pid, _ in started]))
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder: tiny_run(folder, steps=1)  # what torch imports at the first step is there before the forks
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_run(folder, steps=1)  # what torch imports at the first step is there before the forks
     dict(kill=kill, share=share)[sys.argv[1]](*sys.argv[2:])

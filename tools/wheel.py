@@ -2,11 +2,18 @@
 tests in an empty folder. `python tests/wheel.py` takes the Python it runs with; `make wheel-test` all that it finds.
 
 --torch "torch==2.6.0 torchvision==0.21.0" the oldest that is supported; default the newest. --environment PATH: one that has torch already."""
-import argparse, shutil, subprocess, sys, tarfile, tempfile, zipfile
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-QUICK = '''
+QUICK = """
 import pathlib, sys, torch
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.cli import main
@@ -29,62 +36,103 @@ for line in ("info", "sample --count 4 --steps 5 --out a.png", "sample --count 1
 try: gde.from_openai("64x64_diffusion", {})
 except ValueError as error: assert "missing" in str(error)
 print("passed with Python", sys.version.split()[0], "and torch", torch.__version__)
-'''
+"""
 
 
 def built():
     "The newest wheel in dist/, built if there is none."
-    wheels = sorted((ROOT / 'dist').glob('*.whl'), key=lambda p: p.stat().st_mtime)
+    wheels = sorted((ROOT / "dist").glob("*.whl"), key=lambda p: p.stat().st_mtime)
     if not wheels:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
-            subprocess.run([f'{folder}/bin/pip', 'install', '--quiet', 'build'], check=True)
-            subprocess.run([f'{folder}/bin/python', '-m', 'build', '--outdir', ROOT / 'dist', ROOT], check=True, stdout=subprocess.DEVNULL)
-        wheels = list((ROOT / 'dist').glob('*.whl'))
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            subprocess.run([f"{folder}/bin/pip", "install", "--quiet", "build"], check=True)
+            subprocess.run(
+                [f"{folder}/bin/python", "-m", "build", "--outdir", ROOT / "dist", ROOT],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        wheels = list((ROOT / "dist").glob("*.whl"))
     return wheels[-1]
 
 
 def check_contents(wheel):
     "What belongs in the wheel and in the sdist beside it is there, and nothing else."
     names = zipfile.ZipFile(wheel).namelist()
-    parts = {name.split('/')[1] for name in names if name.startswith('guided_diffusion_edu/')}
-    sources = {p.name for p in (ROOT / 'guided_diffusion_edu').glob('*.py')}
-    assert parts == sources | {'py.typed', 'weights', 'results'}, parts ^ sources
-    assert any(n.endswith('weights/digits/diffusion.safetensors') for n in names) and any(n.endswith('.json') and '/results/' in n for n in names)
-    assert all(n.startswith(('guided_diffusion_edu/', 'guided_diffusion_edu-')) for n in names)
-    source = next(iter(wheel.parent.glob('*.tar.gz')), None)
-    if source is None: return
-    with tarfile.open(source) as archive: tops = {name.split('/')[1] for name in archive.getnames() if '/' in name}
-    wanted = {'guided_diffusion_edu', 'guided_diffusion_edu.egg-info', 'pyproject.toml', 'README.md', 'LICENSE', 'LICENSE-TEXT', 'MANIFEST.in', 'CHANGELOG.md',
-              'SECURITY.md', 'CITATION.cff', 'settings.ini', 'PKG-INFO', 'setup.cfg'}
+    parts = {name.split("/")[1] for name in names if name.startswith("guided_diffusion_edu/")}
+    sources = {p.name for p in (ROOT / "guided_diffusion_edu").glob("*.py")}
+    assert parts == sources | {"py.typed", "weights", "results"}, parts ^ sources
+    assert any(n.endswith("weights/digits/diffusion.safetensors") for n in names) and any(
+        n.endswith(".json") and "/results/" in n for n in names
+    )
+    assert all(n.startswith(("guided_diffusion_edu/", "guided_diffusion_edu-")) for n in names)
+    source = next(iter(wheel.parent.glob("*.tar.gz")), None)
+    if source is None:
+        return
+    with tarfile.open(source) as archive:
+        tops = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    wanted = {
+        "guided_diffusion_edu",
+        "guided_diffusion_edu.egg-info",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "LICENSE-TEXT",
+        "MANIFEST.in",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "CITATION.cff",
+        "settings.ini",
+        "PKG-INFO",
+        "setup.cfg",
+    }
     assert tops == wanted, tops ^ wanted
 
 
 def interpreter(version):
     "The Python of this version: one on the path that starts (a shim of pyenv's may not), else one of pyenv's own."
-    pyenv = sorted(Path.home().glob(f'.pyenv/versions/{version}.*/bin/python'))
-    for python in filter(None, [shutil.which(f'python{version}'), *reversed(pyenv)]):
-        if subprocess.run([python, '-c', ''], capture_output=True).returncode == 0: return python
+    pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for python in filter(None, [shutil.which(f"python{version}"), *reversed(pyenv)]):
+        if subprocess.run([python, "-c", ""], capture_output=True).returncode == 0:
+            return python
 
 
 def check(python, wheel, torch, environment=None):
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(environment or f'{folder}/environment')
+        place = Path(environment or f"{folder}/environment")
         if not environment:
-            subprocess.run([python, '-m', 'venv', place], check=True)
-            subprocess.run([place / 'bin' / 'pip', 'install', '--quiet', *torch.split(), wheel], check=True)
-            subprocess.run([place / 'bin' / 'pip', 'check'], check=True)
-        empty = Path(folder) / 'empty'
+            subprocess.run([python, "-m", "venv", place], check=True)
+            subprocess.run(
+                [place / "bin" / "pip", "install", "--quiet", *torch.split(), wheel], check=True
+            )
+            subprocess.run([place / "bin" / "pip", "check"], check=True)
+        empty = Path(folder) / "empty"
         empty.mkdir()
-        subprocess.run([place / 'bin' / 'python', '-W', 'error::DeprecationWarning:guided_diffusion_edu', '-c', QUICK], cwd=empty, check=True)
+        subprocess.run(
+            [
+                place / "bin" / "python",
+                "-W",
+                "error::DeprecationWarning:guided_diffusion_edu",
+                "-c",
+                QUICK,
+            ],
+            cwd=empty,
+            check=True,
+        )
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument('--torch', default='torch torchvision')
-    p.add_argument('--all', action='store_true', help='every Python from 3.11 to 3.13 on the path or of pyenv')
-    p.add_argument('--environment')
+    p.add_argument("--torch", default="torch torchvision")
+    p.add_argument(
+        "--all", action="store_true", help="every Python from 3.11 to 3.13 on the path or of pyenv"
+    )
+    p.add_argument("--environment")
     args = p.parse_args()
     check_contents(wheel := built())
-    found = filter(None, (interpreter(f'3.{n}') for n in (11, 12, 13))) if args.all else [sys.executable]
-    for python in found: check(python, wheel, args.torch, args.environment)
+    found = (
+        filter(None, (interpreter(f"3.{n}") for n in (11, 12, 13)))
+        if args.all
+        else [sys.executable]
+    )
+    for python in found:
+        check(python, wheel, args.torch, args.environment)

@@ -1,5 +1,7 @@
 """The built site in _build/html: run by .ci/run after `make book`."""
-import re, zipfile
+
+import re
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -9,12 +11,13 @@ import yaml
 from nbdev_book import settings
 
 ROOT = Path(__file__).parents[2]
-SITE = ROOT / '_build' / 'html'
-PAGES = sorted(p for p in SITE.rglob('*.html') if '_static' not in p.parts)
+SITE = ROOT / "_build" / "html"
+PAGES = sorted(p for p in SITE.rglob("*.html") if "_static" not in p.parts)
 
 
 class Page(HTMLParser):
     "Links, loaded files, images and ids of a page."
+
     def __init__(self, path):
         super().__init__()
         self.links, self.loads, self.images, self.ids = [], [], [], set()
@@ -22,68 +25,103 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if 'id' in attrs: self.ids.add(attrs['id'])
-        if tag == 'a' and 'href' in attrs: self.links.append(attrs['href'])
-        if tag == 'img': self.images.append(attrs)
-        if tag in ('script', 'img', 'iframe', 'video', 'source') and attrs.get('src'): self.loads.append(attrs['src'])
-        if tag == 'link' and attrs.get('rel') in ('stylesheet', 'preload', 'icon'): self.loads.append(attrs['href'])
+        if "id" in attrs:
+            self.ids.add(attrs["id"])
+        if tag == "a" and "href" in attrs:
+            self.links.append(attrs["href"])
+        if tag == "img":
+            self.images.append(attrs)
+        if tag in ("script", "img", "iframe", "video", "source") and attrs.get("src"):
+            self.loads.append(attrs["src"])
+        if tag == "link" and attrs.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.append(attrs["href"])
 
 
 PARSED = {path: Page(path) for path in PAGES}
 
 
 def test_every_chapter_is_there():
-    toc = yaml.safe_load((ROOT / '_toc.yml').read_text())
-    for file in [toc['root'], *(c['file'] for part in toc['parts'] for c in part['chapters'])]:
-        assert SITE / f'{file}.html' in PARSED
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    for file in [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]:
+        assert SITE / f"{file}.html" in PARSED
 
 
-@pytest.mark.parametrize('path', PAGES, ids=lambda p: str(p.relative_to(SITE)))
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(SITE)))
 def test_page(path):
     page = PARSED[path]
-    for load in page.loads: assert not urlsplit(load).netloc and (path.parent / unquote(urlsplit(load).path)).exists(), f'{load} is not in the site'
+    for load in page.loads:
+        assert (
+            not urlsplit(load).netloc and (path.parent / unquote(urlsplit(load).path)).exists()
+        ), f"{load} is not in the site"
     for link in page.links:
         parts = urlsplit(link)
-        if parts.scheme or parts.netloc: continue
+        if parts.scheme or parts.netloc:
+            continue
         target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-        assert target.exists(), f'dead link {link}'
-        if parts.fragment and target in PARSED: assert unquote(parts.fragment) in PARSED[target].ids, f'dead anchor {link}'
-    for image in page.images: assert image.get('alt') or image.get('aria-hidden') or 'logo' in image.get('class', ''), f'no alternative text: {image}'
+        assert target.exists(), f"dead link {link}"
+        if parts.fragment and target in PARSED:
+            assert unquote(parts.fragment) in PARSED[target].ids, f"dead anchor {link}"
+    for image in page.images:
+        assert image.get("alt") or image.get("aria-hidden") or "logo" in image.get("class", ""), (
+            f"no alternative text: {image}"
+        )
 
 
-@pytest.mark.parametrize('path', PAGES, ids=lambda p: str(p.relative_to(SITE)))
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(SITE)))
 def test_no_markup_is_left_over(path):
     "A directive or a role that the reader of Markdown did not understand would stand in the text."
-    text = re.sub(r'<(pre|script|style)\b.*?</\1>|<code\b.*?</code>', '', path.read_text(), flags=re.S)
-    assert not re.search(r'```|:::|\{(doc|ref|eq|cite:\w|prf:\w+)\}', text)
+    text = re.sub(
+        r"<(pre|script|style)\b.*?</\1>|<code\b.*?</code>", "", path.read_text(), flags=re.S
+    )
+    assert not re.search(r"```|:::|\{(doc|ref|eq|cite:\w|prf:\w+)\}", text)
 
 
 def test_chapters_ran_and_their_figures_are_there():
-    for path in (p for p in PAGES if re.match(r'\d\d[a-z]?_', p.stem) and p.stem not in ('00_exercises', '00_checks')):
+    for path in (
+        p
+        for p in PAGES
+        if re.match(r"\d\d[a-z]?_", p.stem) and p.stem not in ("00_exercises", "00_checks")
+    ):
         text = path.read_text()
-        assert 'Traceback' not in text and 'class="cell_output' in text and '<figure' in text and 'math notranslate' in text, path.name
+        assert (
+            "Traceback" not in text
+            and 'class="cell_output' in text
+            and "<figure" in text
+            and "math notranslate" in text
+        ), path.name
 
 
 def test_pages_say_how_long_they_ran():
-    status = (SITE / 'nbs' / 'status.html').read_text()
-    for path in (p for p in PAGES if re.match(r'\d\d[a-z]?_', p.stem)):
-        assert re.search(r'Runs in \d+ s on \d+ CPU cores · fetches 0 MB', path.read_text()) and f'href="{path.name}"' in status, path.name
+    status = (SITE / "nbs" / "status.html").read_text()
+    for path in (p for p in PAGES if re.match(r"\d\d[a-z]?_", p.stem)):
+        assert (
+            re.search(r"Runs in \d+ s on \d+ CPU cores · fetches 0 MB", path.read_text())
+            and f'href="{path.name}"' in status
+        ), path.name
 
 
 def test_the_ledger_is_full():
-    text = (SITE / 'nbs' / 'proof_ledger.html').read_text()
+    text = (SITE / "nbs" / "proof_ledger.html").read_text()
     rows = re.findall(r'<tr class="row-(?:odd|even)">(.*?)</tr>', text, re.S)[1:]
     assert len(rows) >= 40
-    for row in rows: assert row.count('<p>passed</p>') == 2 and '#equation-eq-' in row and 'api.html#' in row, row
+    for row in rows:
+        assert row.count("<p>passed</p>") == 2 and "#equation-eq-" in row and "api.html#" in row, (
+            row
+        )
 
 
 def test_colab_opens_this_repository():
     known = settings()
-    wanted = f'https://colab.research.google.com/github/{known["user"]}/{known["repo"]}/blob/{known["branch"]}/nbs/04_taylor_guidance.ipynb'
-    assert wanted in PARSED[SITE / 'nbs' / '04_taylor_guidance.html'].links
+    wanted = f"https://colab.research.google.com/github/{known['user']}/{known['repo']}/blob/{known['branch']}/nbs/guidance/taylor_proof.ipynb"
+    assert wanted in PARSED[SITE / "nbs" / "04_taylor_guidance.html"].links
 
 
 def test_the_archive_holds_the_site():
     "All files but itself."
-    with zipfile.ZipFile(SITE / f'{settings()["lib_name"]}-site.zip') as archive: packed = set(archive.namelist())
-    assert packed == {str(p.relative_to(SITE)) for p in SITE.rglob('*') if p.is_file() and p != Path(archive.filename)}
+    with zipfile.ZipFile(SITE / f"{settings()['lib_name']}-site.zip") as archive:
+        packed = set(archive.namelist())
+    assert packed == {
+        str(p.relative_to(SITE))
+        for p in SITE.rglob("*")
+        if p.is_file() and p != Path(archive.filename)
+    }

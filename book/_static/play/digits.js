@@ -1,4 +1,4 @@
-/* A real network in the page: nbs/play_digits.md. The networks and what runs them are loaded when the reader asks for them. */
+/* A real network in the page: nbs/play/digits.md. The networks and what runs them are loaded when the reader asks for them. */
 "use strict";
 (function () {
   const BATCH = 10, PIXELS = 64, $ = gde.element, here = document.currentScript.src.replace(/[^/]*$/, "");

@@ -1,4 +1,4 @@
-/* The Taylor proof, to be dragged: nbs/play_taylor.md. */
+/* The Taylor proof, to be dragged: nbs/play/taylor.md. */
 "use strict";
 (function () {
   const $ = gde.element, state = {mu: 0.2, sigma: 0.5, k: 8, s: 1};

@@ -1,4 +1,4 @@
-/* Thousands of particles, guided by closed-form scores: nbs/play_exact_world.md. */
+/* Thousands of particles, guided by closed-form scores: nbs/play/exact_world.md. */
 "use strict";
 (function () {
   const REACH = 2, VIEW = 2.15, SIDE = 480, CELLS = 24;

@@ -1,0 +1,1 @@
+"""Records of runs, with their commands and devices: package data that the pages read."""
