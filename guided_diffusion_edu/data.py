@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'IN_PLACE', 'KINDS', 'UNFIT', 'EMOJI_GROUPS', 'ORIGINS', 'Images', 'from_pixels', 'read_idx', 'pad',
-           'centre_crop', 'expand_home', 'load_data', 'data_card', 'class_examples', 'digits_judge', 'spread_within']
+           'centre_crop', 'expand_home', 'load_data', 'data_card', 'class_examples', 'digits_evaluation_classifier',
+           'within_class_std']
 
 # %% ../nbs/practice/data.ipynb #c04
 import gzip
@@ -11,228 +12,266 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
 
 import torch
+from torch import Tensor
 
 from ._validation import require, require_shape, require_whole
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
 
 class Images(NamedTuple):
-    "A data set: `pixels` uint8 (N, C, H, W), `labels` long (N,), `class_names`."
+    """A data set of images and their classes.
 
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    class_names: tuple
+    `pixels`: uint8 (N, C, H, W). `labels`: long (N,). `class_names`: one for each class.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
 
 
-def from_pixels(pixels):
-    "Samples in [-1, 1] from uint8 `pixels`, float32, same shape. Eq. `eq-pixels`."
+def from_pixels(pixels: Tensor) -> Tensor:
+    """Scale pixels to [-1, 1].
+
+    `pixels`: uint8, of any shape. Returns float32 of the same shape. Raises ValueError for
+    another dtype.
+
+    Equation: `eq-pixels`.
+    """
     dtype = getattr(pixels, "dtype", type(pixels).__name__)
     require(dtype == torch.uint8, "pixels", "be uint8", dtype)
     return pixels.float() / 127.5 - 1
 
 # %% ../nbs/practice/data.ipynb #c08
-def _digits(train):
+def _load_digits(train: bool) -> Images:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
-    chosen = order[360:] if train else order[:360]
-    shades = torch.from_numpy(digits.images)[:, None]  # (N, 1, 8, 8), 0 to 16
-    pixels, labels = (
-        (shades / 16 * 255).round().to(torch.uint8),
-        torch.from_numpy(digits.target).long(),
-    )
-    return Images(pixels[chosen], labels[chosen], tuple("0123456789"))
+    rows = order[360:] if train else order[:360]
+    shades = torch.from_numpy(digits.images)[rows, None]  # (N, 1, 8, 8), 0 to 16
+    pixels = (shades / 16 * 255).round().to(torch.uint8)
+    labels = torch.from_numpy(digits.target)[rows].long()
+    return Images(pixels, labels, tuple("0123456789"))
 
 # %% ../nbs/practice/data.ipynb #c10
 LARGEST = 2**30  # bytes, far above any of these files
 
 
-def read_idx(path):
-    "The uint8 tensor in a file of MNIST's format, `.gz` or not. ValueError if it is not one."
-    opened = gzip.open if Path(path).suffix == ".gz" else open
+def read_idx(path: Path | str) -> Tensor:
+    """Read a file in MNIST's format, IDX, compressed (`.gz`) or not.
+
+    Returns uint8 in the shape that the file states. Raises ValueError for any other file.
+    """
+    open_file: Callable[..., Any] = gzip.open if Path(path).suffix == ".gz" else open
     try:
-        with opened(path, "rb") as file:
+        with open_file(path, "rb") as file:
             zero, kind, dims = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{dims}I", file.read(4 * dims))
-            wanted = math.prod(shape)
-            content = file.read(min(wanted, LARGEST) + 1)  # one more, to see that it ends there
-        fits = (zero, kind) == (0, 8) and dims > 0 and len(content) == wanted > 0
+            size = math.prod(shape)
+            content = file.read(min(size, LARGEST) + 1)  # one more, to see that it ends there
+        fits = (zero, kind) == (0, 8) and dims > 0 and len(content) == size > 0
     except (struct.error, zlib.error, EOFError, gzip.BadGzipFile):
         fits = False
     if not fits:
-        raise ValueError(f"{path} must be a whole file of MNIST's format, and is not")
+        raise ValueError(f"{path} must be a complete file in MNIST's format (IDX), and is not")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape)
 
-
+# %% ../nbs/practice/data.ipynb #c10b
 IN_PLACE = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}  # Debian's package
 KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 
 
-def _by_name(name, train, root):
+def _read_idx_folder(folder: Path, train: bool, class_names: list[str]) -> Images:
+    part = "train" if train else "t10k"
+    pixels = read_idx(folder / f"{part}-images-idx3-ubyte.gz")  # (N, H, W)
+    labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
+    return Images(pixels[:, None], labels.long(), tuple(class_names))
+
+
+def _load_torchvision(name: str, train: bool, root: Path | str) -> Images:
     from torchvision import datasets
 
-    kind, place = getattr(datasets, KINDS[name]), IN_PLACE.get(name)
-    if place and place.is_dir() and not (Path(root) / KINDS[name]).is_dir():
-        part = "train" if train else "t10k"
-        pixels, labels = (
-            read_idx(place / f"{part}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1")
-        )
-        return Images(pixels[:, None], labels.long(), tuple(kind.classes))
+    kind, folder = getattr(datasets, KINDS[name]), IN_PLACE.get(name)
+    if folder and folder.is_dir() and not (Path(root) / KINDS[name]).is_dir():
+        return _read_idx_folder(folder, train, kind.classes)
     try:
-        found = kind(root, train=train, download=True)
+        loaded = kind(root, train=train, download=True)
     except (RuntimeError, URLError) as error:  # no network, or a file that is not the one wanted
         raise OSError(
-            f"data {name!r} must be in {str(root)!r} or to be had from its makers, and "
-            f"was not: {str(error).splitlines()[0]}"
+            f"data {name!r} must be in {str(root)!r} or downloadable, and the download failed: "
+            f"{str(error).splitlines()[0]}"
         ) from None
-    pixels = torch.as_tensor(found.data)
+    pixels = torch.as_tensor(loaded.data)
     # (N, H, W) or (N, H, W, C) to (N, C, H, W)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return Images(pixels, torch.as_tensor(found.targets), tuple(found.classes))
+    return Images(pixels, torch.as_tensor(loaded.targets), tuple(loaded.classes))
 
 # %% ../nbs/practice/data.ipynb #c14
-def pad(data, size, shade=0):
-    "`data` with a border of `shade` around each picture, which makes it `size` x `size`."
+def pad(data: Images, size: int, shade: int = 0) -> Images:
+    """Put a border around each image of `data`, so that it becomes `size` x `size`.
+
+    `shade`: of the border, 0 to 255. Raises ValueError if an image is larger than `size`.
+    """
     *_, height, width = data.pixels.shape
-    if max(height, width) > size:
-        raise ValueError(
-            f"size must be at least that of the pictures, {height} x {width}, got {size}"
-        )
+    fits = max(height, width) <= size
+    require(fits, "size", f"be at least that of the images, {height} x {width}", size)
     left, top = (size - width) // 2, (size - height) // 2
     border = (left, size - width - left, top, size - height - top)
     return data._replace(pixels=torch.nn.functional.pad(data.pixels, border, value=shade))
 
 # %% ../nbs/practice/data.ipynb #c18
-def centre_crop(picture, size):
-    """The PIL image `picture`, scaled down and cut at its centre to `size` x `size`.
+def centre_crop(image: "PILImage", size: int) -> "PILImage":
+    """Scale a PIL image down and cut its centre, `size` x `size`, as OpenAI's code does.
 
-    As the released ADM code does: box filter by halves, then bicubic."""
+    Halves with a box filter while the short side is at least 2 `size`, then a bicubic filter.
+    """
     from PIL.Image import Resampling
 
     require_whole(size=size)
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize([side // 2 for side in picture.size], Resampling.BOX)
-    scale = size / min(picture.size)
-    picture = picture.resize([round(scale * side) for side in picture.size], Resampling.BICUBIC)
-    left, top = ((side - size) // 2 for side in picture.size)
-    return picture.crop((left, top, left + size, top + size))
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.size[0] // 2, image.size[1] // 2), Resampling.BOX)
+    factor = size / min(image.size)
+    width, height = (round(factor * side) for side in image.size)
+    image = image.resize((width, height), Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 # %% ../nbs/practice/data.ipynb #c22
-UNFIT = ("refuse", "skip")
-
-
-def _in_8_bits(picture):
-    "A PIL image, as it is or, if grey in 16 bits, brought to 8. ValueError for other numbers."
-    if not picture.mode.startswith(("I", "F")):
-        return picture
+def _to_8_bits(image: "PILImage") -> "PILImage":
+    "`image`, with 16-bit greys reduced to 8 bits. Raises ValueError for other numbers."
+    if not image.mode.startswith(("I", "F")):
+        return image
     import numpy
     from PIL import Image
 
-    grey = numpy.asarray(picture, dtype=float)
-    if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-        raise ValueError(f"a picture must have 8 or 16 bits, got {picture.mode}")
-    if grey.max() > 255 or picture.mode != "I":
+    grey = numpy.asarray(image, dtype=float)
+    fits = image.mode != "F" and grey.min() >= 0 and grey.max() <= 65535
+    require(fits, "image", "have 8 or 16 bits", image.mode)
+    if grey.max() > 255 or image.mode != "I":
         grey = grey / 257
     return Image.fromarray(grey.round().astype("uint8"))
 
 
-def _on_white(picture, size):
-    "The PIL image `picture` with its transparency as uint8 (3, size, size)."
+def _put_on_white(image: "PILImage", size: int) -> Tensor:
+    "The centre of `image`, transparent or not, on white: uint8 (3, size, size)."
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return pil_to_tensor(centre_crop(Image.alpha_composite(white, picture).convert("RGB"), size))
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return pil_to_tensor(centre_crop(Image.alpha_composite(white, image).convert("RGB"), size))
 
 
-def _square(path, size):
-    "The picture at `path` as uint8 (3, size, size), or a string that says why not."
-    from PIL import Image, ImageOps
+def _to_square(image: "PILImage", size: int) -> Tensor:
+    "The centre of `image`: uint8 (3, size, size)."
     from torchvision.transforms.functional import pil_to_tensor
 
-    try:
-        with Image.open(path) as file:
-            picture = _in_8_bits(ImageOps.exif_transpose(file))
-        if min(picture.size) < size:
-            return f"is {picture.size[0]} x {picture.size[1]}, smaller than {size}"
-        seen_through = "a" in picture.mode.lower() or "transparency" in picture.info
-        if seen_through:
-            return _on_white(picture, size)
-        return pil_to_tensor(centre_crop(picture.convert("RGB"), size))
-    except Exception as error:  # a damaged picture makes its reader stumble in any way
-        return f"cannot be read ({type(error).__name__})"
+    if "a" in image.mode.lower() or "transparency" in image.info:
+        return _put_on_white(image, size)
+    return pil_to_tensor(centre_crop(image.convert("RGB"), size))
+
+# %% ../nbs/practice/data.ipynb #c22b
+UNFIT = ("refuse", "skip")
 
 
-def _without_unfit(paths, pictures, unfit):
-    'Places of the pictures that are fit. ValueError if there are others and `unfit` is "refuse".'
-    bad = [f"{path} {why}" for path, why in zip(paths, pictures) if isinstance(why, str)]
-    named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
-    if bad and unfit == "refuse":
+def _read_images(paths: list[str], size: int) -> tuple[dict[int, Tensor], list[str]]:
+    "The images that can be used, by their index in `paths`, and what is wrong with the others."
+    from PIL import Image, ImageOps
+
+    images, problems = {}, []
+    for i, path in enumerate(paths):
+        try:
+            with Image.open(path) as file:
+                image = _to_8_bits(ImageOps.exif_transpose(file))
+            if min(image.size) < size:
+                width, height = image.size
+                problems.append(f"{path} is {width} x {height}, smaller than {size}")
+            else:
+                images[i] = _to_square(image, size)
+        except Exception as error:  # on a damaged file, Pillow raises whatever it runs into
+            problems.append(f"{path} cannot be read ({type(error).__name__})")
+    return images, problems
+
+
+def _report_unfit(problems: list[str], count: int, unfit: str) -> None:
+    "Name those of `count` images that cannot be used, in a ValueError or, to skip, a warning."
+    listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if problems[5:] else "")
+    if problems and unfit == "refuse":
         raise ValueError(
-            f"data must be pictures that can be read and are large enough; {len(bad)} of "
-            f'{len(pictures)} are not (unfit="skip" or --unfit skip leaves them out): {named}'
+            f"data must be images that can be read and are large enough; {len(problems)} of "
+            f'{count} are not (unfit="skip" or --unfit skip leaves them out): {listed}'
         )
-    if bad:
-        warnings.warn(f"left out {len(bad)} of {len(pictures)} pictures: {named}", stacklevel=3)
-    return [i for i, picture in enumerate(pictures) if not isinstance(picture, str)]
+    if problems:
+        warnings.warn(f"left out {len(problems)} of {count} images: {listed}", stacklevel=4)
 
 # %% ../nbs/practice/data.ipynb #c24
-def expand_home(path):
-    "The `path`, with the home folder for a `~` that it begins with."
+def expand_home(path: Path | str) -> Path:
+    "`path`, with a leading `~` replaced by the home folder."
     first, *rest = Path(path).parts or ("",)
     return Path(Path.home(), *rest) if first == "~" else Path(path)
 
 
-def _folder(path, size, unfit):
+def _image_folder(path: str) -> Any:
+    "torchvision's `ImageFolder` of `path`, without hidden folders, which are an editor's."
     from torchvision.datasets import ImageFolder
 
-    class Folder(ImageFolder):
-        def find_classes(self, directory):  # hidden folders are an editor's
-            classes, _ = super().find_classes(directory)
-            classes = [name for name in classes if not name.startswith(".")]
-            if not classes:
+    class VisibleFolder(ImageFolder):
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            class_names, _ = super().find_classes(directory)
+            class_names = [name for name in class_names if not name.startswith(".")]
+            if not class_names:
                 raise FileNotFoundError(f"there is none in {directory}")
-            return classes, {name: i for i, name in enumerate(classes)}
+            return class_names, {name: i for i, name in enumerate(class_names)}
 
-    path = str(expand_home(path))
-    if not Path(path).is_dir():
+    folder = expand_home(path)
+    if not folder.is_dir():
         raise ValueError(
-            f"data must be a folder with one folder a class, and there is none at {path!r}"
+            f"data must be a folder with one folder per class, and there is none at {str(folder)!r}"
         )
     try:
-        found = Folder(path)
+        return VisibleFolder(str(folder))
     except FileNotFoundError as error:
         raise ValueError(
-            f"data must be a folder with one folder of pictures a class: {error}"
+            f"data must be a folder with one folder of images per class: {error}"
         ) from None
-    paths, labels = zip(*found.samples)
-    return _gathered(paths, labels, tuple(found.classes), size, unfit)
 
 
-def _gathered(paths, labels, class_names, size, unfit):
-    pictures = [_square(path, size) for path in paths]
-    fit = _without_unfit(paths, pictures, unfit)
-    empty = set(range(len(class_names))) - {labels[i] for i in fit}
-    if empty:
-        raise ValueError(
-            f"data must have pictures of every class; none is left of {class_names[min(empty)]!r}"
-        )
-    return Images(
-        torch.stack([pictures[i] for i in fit]), torch.tensor([labels[i] for i in fit]), class_names
-    )
+def _load_folder(path: str, size: int, unfit: str) -> Images:
+    folder = _image_folder(path)
+    images, problems = _read_images([path for path, _ in folder.samples], size)
+    _report_unfit(problems, len(folder.samples), unfit)
+    labels = torch.tensor([folder.targets[i] for i in images], dtype=torch.long)
+    counts = torch.bincount(labels, minlength=len(folder.classes)).tolist()
+    empty = [name for name, count in zip(folder.classes, counts) if count == 0]
+    require(not empty, "data", "have images of every class that can be used", f"none of {empty}")
+    return Images(torch.stack(list(images.values())), labels, tuple(folder.classes))
 
 # %% ../nbs/practice/data.ipynb #c26
 EMOJI_GROUPS = Path("/usr/share/unicode/emoji/emoji-test.txt")  # Debian's unicode-data
 
 
-def _emoji_package(path, size):
-    "(category, picture) of the unpacked npm package at `path`."
+def _read_emoji_json(path: Path) -> list[tuple[str, str]]:
+    "(file, category) of each entry of npm's emoji.json."
+    try:
+        entries = [(entry["image"], entry["category"]) for entry in json.loads(path.read_text())]
+        fits = all(isinstance(word, str) for entry in entries for word in entry)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        fits = False
+    if not fits:
+        raise ValueError(f"data must be emoji with npm's list of them, and {path} is no such list")
+    return entries
+
+
+def _read_emoji_package(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
+    "(category, image) of each emoji in the unpacked npm package at `path`."
     from PIL import Image
 
     folders = sorted(path.glob("img/*/64"))
@@ -240,99 +279,95 @@ def _emoji_package(path, size):
         raise ValueError(
             f"data must be an npm package with one folder img/NAME/64, and {str(path)!r} is not"
         )
-    for image, category in _emoji_list(path / "emoji.json"):
-        file = folders[0] / Path(image).name  # no way out of the folder
+    for name, category in _read_emoji_json(path / "emoji.json"):
+        file = folders[0] / Path(name).name  # no way out of the folder
         if file.is_file() and category != "Component":
-            with Image.open(file) as picture:
-                yield category, _on_white(picture, size)
+            with Image.open(file) as image:
+                yield category, _put_on_white(image, size)
 
-
-def _emoji_list(path):
-    "(image, category) of each entry of npm's emoji.json."
-    try:
-        found = [(entry["image"], entry["category"]) for entry in json.loads(path.read_text())]
-        fits = all(isinstance(word, str) for pair in found for word in pair)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        fits = False
-    if not fits:
-        raise ValueError(f"data must be emoji with a list of them, and {path} is none")
-    return found
-
-
-def _emoji_font(path, size):
-    "(category, picture) of each emoji of one character in the font at `path`."
-    from PIL import Image, ImageDraw, ImageFont
-
-    beside = path.with_name("emoji-test.txt")
-    font, groups = ImageFont.truetype(str(path), 109), beside if beside.is_file() else EMOJI_GROUPS
-    if not groups.is_file():
-        raise ValueError(
-            f"data must have Unicode's emoji-test.txt beside {str(path)!r}, or at {groups}"
-        )
-    for category, text in _listed(groups.read_text()):
-        canvas = Image.new("RGBA", (136, 128))
-        ImageDraw.Draw(canvas).text((0, 0), text, font=font, fill="black", embedded_color=True)
-        box = canvas.getbbox()
-        if box:
-            yield category, _on_white(canvas, size)
-
-
-def _listed(groups):
-    "(category, text) of the emoji of one character in Unicode's list."
+# %% ../nbs/practice/data.ipynb #c26b
+def _parse_emoji_list(text: str) -> Iterator[tuple[str, str]]:
+    "(category, character) of each emoji of one character in Unicode's list."
     category = "no group"
-    for line in groups.splitlines():
+    for line in text.splitlines():
         if line.startswith("# group:"):
             category = line.removeprefix("# group:").strip()
-        codes, _, rest = line.partition(";")
-        codes = [code for code in codes.split() if code != "FE0F"]
+        numbers, _, rest = line.partition(";")
+        codes = [code for code in numbers.split() if code != "FE0F"]
         if rest.strip().startswith("fully-qualified") and len(codes) == 1:
             try:
                 yield category, chr(int(codes[0], 16))
             except (ValueError, OverflowError):
                 raise ValueError(
-                    f"emoji-test.txt must have characters' numbers, got {codes[0]!r}"
+                    f"emoji-test.txt must list characters by number, got {codes[0]!r}"
                 ) from None
 
-# %% ../nbs/practice/data.ipynb #c28
-def _emoji(path, size, train):
-    path = expand_home(path)
-    if not path.exists():
+
+def _draw_emoji_font(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
+    "(category, image) of each emoji of one character in the font at `path`."
+    from PIL import Image, ImageDraw, ImageFont
+
+    beside = path.with_name("emoji-test.txt")
+    groups = beside if beside.is_file() else EMOJI_GROUPS
+    font = ImageFont.truetype(str(path), 109)
+    if not groups.is_file():
         raise ValueError(
-            f"data must be emoji that are there, and there is nothing at {str(path)!r}"
+            f"data must have Unicode's emoji-test.txt beside {str(path)!r}, or at {groups}"
         )
-    found = list((_emoji_package if path.is_dir() else _emoji_font)(path, size))
-    names = tuple(sorted({category for category, _ in found}))
-    if not names:
-        raise ValueError(f"data must be emoji, and none was found at {str(path)!r}")
-    seen, chosen = dict.fromkeys(names, 0), []
-    for category, picture in found:
-        seen[category] += 1
-        if (seen[category] % 10 != 0) == train:
-            chosen.append((names.index(category), picture))
-    labels, pictures = zip(*chosen)
-    return Images(torch.stack(pictures), torch.tensor(labels), names)
+    for category, character in _parse_emoji_list(groups.read_text()):
+        canvas = Image.new("RGBA", (136, 128))
+        ImageDraw.Draw(canvas).text((0, 0), character, font=font, fill="black", embedded_color=True)
+        if canvas.getbbox():  # the font has it
+            yield category, _put_on_white(canvas, size)
 
+# %% ../nbs/practice/data.ipynb #c28
+def _load_emoji(path: str, size: int, train: bool) -> Images:
+    place = expand_home(path)
+    if not place.exists():
+        raise ValueError(f"data must be emoji at a path that exists, got {str(place)!r}")
+    read = _read_emoji_package if place.is_dir() else _draw_emoji_font
+    emoji = list(read(place, size))
+    class_names = tuple(sorted({category for category, _ in emoji}))
+    counts, rows = dict.fromkeys(class_names, 0), []
+    for i, (category, _) in enumerate(emoji):
+        counts[category] += 1
+        if (counts[category] % 10 != 0) == train:
+            rows.append(i)
+    wanted = "hold emoji" if train else "hold 10 or more emoji of a category, to hold one out"
+    require(rows, "data", wanted, f"{len(emoji)} in {len(class_names)} categories at {place}")
+    pixels = torch.stack([emoji[i][1] for i in rows])
+    labels = torch.tensor([class_names.index(emoji[i][0]) for i in rows])
+    return Images(pixels, labels, class_names)
 
-def load_data(name, train=True, root="data", image_size=64, unfit="refuse"):
-    """The data set `name`, as `Images`.
+# %% ../nbs/practice/data.ipynb #c28b
+def load_data(
+    name: str,
+    train: bool = True,
+    root: Path | str = "data",
+    image_size: int = 64,
+    unfit: str = "refuse",
+) -> Images:
+    """Load a data set.
 
-    `name`: "digits", "mnist", "fashion-mnist", "cifar10", "folder:PATH" or "emoji:PATH" (an
-    unpacked npm package or a font). `train=False` gives the held-out part (a folder has none of
-    its own). `root`: where downloads are kept. `image_size`: of a folder's pictures, or of
-    emoji. `unfit`: what to do with a folder's pictures that cannot be read or are smaller,
-    "refuse" or "skip". Raises ValueError for what is not there or not fit.
+    `name`: "digits", "mnist", "fashion-mnist", "cifar10", "folder:PATH" with one folder of images
+    per class, or "emoji:PATH" of an unpacked npm package or a font. `train`: False for the
+    held-out part; a folder has none of its own and is whole either way. `root`: where downloads
+    are kept. `image_size`: of a folder's images and of emoji, in pixels. `unfit`: "refuse" or
+    "skip" a folder's images that are damaged or smaller.
+
+    Raises ValueError if the data are missing or unfit, OSError if a download fails.
     """
     require(isinstance(name, str), "data", "be a name", type(name).__name__)
     require(unfit in UNFIT, "unfit", f"be one of {list(UNFIT)}", repr(unfit))
     require_whole(image_size=image_size)
     if name == "digits":
-        return _digits(train)
+        return _load_digits(train)
     if name in KINDS:
-        return _by_name(name, train, root)
+        return _load_torchvision(name, train, root)
     if name.startswith("folder:"):
-        return _folder(name.removeprefix("folder:"), image_size, unfit)
+        return _load_folder(name.removeprefix("folder:"), image_size, unfit)
     if name.startswith("emoji:"):
-        return _emoji(name.removeprefix("emoji:"), image_size, train)
+        return _load_emoji(name.removeprefix("emoji:"), image_size, train)
     raise ValueError(
         f'data must be "digits", {", ".join(map(repr, KINDS))}, "folder:PATH" or '
         f'"emoji:PATH", got {name!r}'
@@ -348,7 +383,7 @@ ORIGINS = {  # where it comes from; licence
     "mnist": ("Y. LeCun, C. Cortes and C. Burges", "CC BY-SA 3.0"),
     "fashion-mnist": ("H. Xiao, K. Rasul and R. Vollgraf, Zalando SE", "MIT"),
     "cifar10": ("A. Krizhevsky, from the 80 million tiny images", "none stated by its authors"),
-    "folder": ("your own pictures", "yours to know"),
+    "folder": ("your own images", "yours to know"),
     "emoji": (
         "Noto Color Emoji by Google, or Twemoji by Twitter, as the path says",
         "the font: SIL OFL 1.1; npm's emoji-datasource-google: Apache-2.0; "
@@ -357,56 +392,59 @@ ORIGINS = {  # where it comes from; licence
 }
 
 
-def data_card(name, data):
-    "What `load_data(name)` gave, as lines of text: origin, licence, size, and counts by class."
+def data_card(name: str, data: Images) -> str:
+    """Describe a data set: origin, licence, size, and number of images per class.
+
+    `name`: as given to `load_data`. `data`: what it returned. Returns lines of text.
+    """
     kind = str(name).partition(":")[0]
     require(kind in ORIGINS, "name", f"be one of {list(ORIGINS)}", repr(name))
     origin, licence = ORIGINS[kind]
     n, channels, height, width = data.pixels.shape
     counts = torch.bincount(data.labels, minlength=len(data.class_names)).tolist()
-    return "\n".join(
-        [
-            f"{name}: {n:,} pictures of {height} x {width}, {channels} channel{'s' * (channels > 1)}",
-            f"from:    {origin}",
-            f"licence: {licence}",
-            "classes: "
-            + ", ".join(f"{name} {count:,}" for name, count in zip(data.class_names, counts)),
-        ]
+    classes = ", ".join(f"{label} {count:,}" for label, count in zip(data.class_names, counts))
+    return (
+        f"{name}: {n:,} images of {height} x {width}, {channels} channel{'s' * (channels > 1)}\n"
+        f"from:    {origin}\nlicence: {licence}\nclasses: {classes}"
     )
 
+# %% ../nbs/practice/data.ipynb #c36b
+def class_examples(data: Images, n: int) -> Tensor:
+    """Take the first `n` images of each class.
 
-def class_examples(data, n):
-    "`n` pictures of each class in [-1, 1], a class a column: (n classes, C, H, W)."
+    Returns (n * num_classes, C, H, W) in [-1, 1], row by row one image per class. Raises
+    ValueError if a class has fewer.
+    """
     require_whole(n=n)
     classes = [data.pixels[data.labels == label][:n] for label in range(len(data.class_names))]
-    short = [name for name, pictures in zip(data.class_names, classes) if len(pictures) < n]
-    if short:
-        raise ValueError(
-            f"n must be at most the pictures of each class, got {n}, more than of {short[0]!r}"
-        )
+    short = [name for name, pixels in zip(data.class_names, classes) if len(pixels) < n]
+    require(not short, "n", "be at most the number of images per class", f"{n} for {short[:1]}")
     return from_pixels(torch.stack(classes, 1).flatten(0, 1))
 
 # %% ../nbs/practice/data.ipynb #c40
-def digits_judge():
-    """A function from digits (B, 1, 8, 8) in [-1, 1] to labels (B,): scikit-learn's SVC,
-    trained on the real training digits."""
+def _to_rows(x: Tensor) -> Any:
+    "`x` (B, 1, 8, 8) in [-1, 1] as scikit-learn's rows (B, 64) of shades from 0 to 16."
+    require_shape("x", x, "B", 1, 8, 8)
+    return ((x.detach().cpu().clamp(-1, 1) + 1) * 8).flatten(1).numpy()
+
+
+def digits_evaluation_classifier() -> Callable[[Tensor], Tensor]:
+    """Fit an evaluation classifier of the digits: scikit-learn's SVC on the training digits.
+
+    Returns a function from digits (B, 1, 8, 8) in [-1, 1] to labels (B,).
+    """
     from sklearn.svm import SVC
 
     train = load_data("digits")
-    machine = SVC(gamma=0.001, C=10).fit(_as_rows(from_pixels(train.pixels)), train.labels.numpy())
-    return lambda x: torch.from_numpy(machine.predict(_as_rows(x)))
+    svc = SVC(gamma=0.001, C=10).fit(_to_rows(from_pixels(train.pixels)), train.labels.numpy())
+    return lambda x: torch.from_numpy(svc.predict(_to_rows(x)))
 
+# %% ../nbs/practice/data.ipynb #c40b
+def within_class_std(x: Tensor, y: Tensor) -> float:
+    """Standard deviation per pixel of samples around the mean of their class.
 
-def _as_rows(x):
-    require_shape("x", x, "B", 1, 8, 8)
-    return (
-        ((x.detach().cpu().clamp(-1, 1) + 1) * 8).flatten(1).numpy()
-    )  # 0 to 16, as in the original
-
-
-def spread_within(x, y):
-    """Root mean square distance per pixel of each sample of `x` (B, ...) from the mean of its
-    class in `y` (B,)."""
+    `x`: (B, ...). `y`: the class of each, (B,). Raises ValueError without samples.
+    """
     require(len(x) > 0, "x", "hold at least 1 example", 0)
     require_shape("y", y, len(x))
     squares = [(x[y == label] - x[y == label].mean(0)).square() for label in y.unique()]
