@@ -1,10 +1,9 @@
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
+pytest.register_assert_rewrite("bad_input", "helpers", "training_runs")
 
 
 def pytest_sessionstart(session):

@@ -1,4 +1,4 @@
-"""Runs of the training loop in processes of their own, for test_training.py: `kill FOLDER SEED` and `share FOLDER`.
+"""Runs of the training loop in processes of their own, for depth/test_checkpoints_and_processes.py: `kill FOLDER SEED` and `share FOLDER`.
 
 One import of torch serves them all: each run is a fork of this process."""
 

@@ -9,8 +9,7 @@ import nbformat
 
 import guided_diffusion_edu as gde
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "book" / "_ext"), str(ROOT / "book")]
+ROOT = Path(__file__).parents[2]
 from address import FILES, rewritten
 from nbdev_book import read, settings
 

@@ -6,9 +6,9 @@ from functools import lru_cache
 import matplotlib
 import pytest
 import torch
-from examples import examples
 
 import guided_diffusion_edu as gde
+from examples import examples
 
 matplotlib.use("agg")
 EXAMPLES = examples()

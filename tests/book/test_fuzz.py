@@ -1,7 +1,8 @@
 """A short, repeatable part of `make fuzz`: damaged files and arbitrary arguments end in documented errors only."""
 
-import fuzz
 import pytest
+
+import fuzz
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)

@@ -2,8 +2,9 @@
 
 import importlib
 
-import ledger
 import pytest
+
+import ledger
 
 
 def test_every_equation_is_in_every_column():

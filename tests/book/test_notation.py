@@ -4,11 +4,11 @@ import importlib
 import inspect
 import re
 
-import ledger
 import pytest
 import torch
 
 import guided_diffusion_edu as gde
+import ledger
 
 
 def rows(root):

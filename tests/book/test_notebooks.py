@@ -17,11 +17,12 @@ import nbformat
 import pytest
 import yaml
 from nbclient import NotebookClient
-from nbdev_book import read
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-ROOT = Path(__file__).parents[1]
+from nbdev_book import read
+
+ROOT = Path(__file__).parents[2]
 PACKAGE = "guided_diffusion_edu"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 

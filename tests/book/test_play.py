@@ -15,7 +15,7 @@ import guided_diffusion_edu as gde
 def exporter():
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "book"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "book"))
     import export_onnx
 
     return export_onnx

@@ -5,9 +5,9 @@ import re
 
 import nbformat
 import pytest
-from reading import TERMS, coloured
 
 from guided_diffusion_edu import guidance, samplers
+from reading import TERMS, coloured
 
 
 def formulas(root, key):

@@ -12,7 +12,7 @@ import yaml
 
 import guided_diffusion_edu
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SETTINGS = ConfigParser()
 SETTINGS.read(ROOT / "settings.ini")
 

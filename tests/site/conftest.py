@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import chromium
 import pytest
+
+import chromium
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
 

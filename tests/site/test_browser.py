@@ -7,8 +7,9 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from conftest import SITE, Reader
 from pypdf import PdfReader
+
+from conftest import SITE, Reader
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = dict(

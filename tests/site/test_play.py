@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SITE
 from scipy.integrate import quad
 
 import guided_diffusion_edu as gde
+from conftest import SITE
 from guided_diffusion_edu.guidance import error_law, exact_guidance, second_order_step
 from guided_diffusion_edu.mixtures import four_corners, two_trees
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+
 from nbdev_book import settings
 
 ROOT = Path(__file__).parents[2]

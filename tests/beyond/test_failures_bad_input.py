@@ -1,0 +1,25 @@
+"""Bad input to what "failures" exports: one clear error that names the argument, what came and what was wanted."""
+
+import torch
+
+import guided_diffusion_edu as gde
+from bad_input import WORLD, X, cases, is_refused
+
+TABLE = [  # (what, said, call)
+    ("dynamic_threshold beyond 1", "quantile must be .* got 95", lambda: gde.dynamic_threshold(95)),
+    (
+        "mode_shares of another dimension",
+        r"x must have shape \(B, 2\)",
+        lambda: gde.mode_shares(WORLD, torch.zeros(2, 3)),
+    ),
+    (
+        "target_shares to an unknown class",
+        r"y must be a class index",
+        lambda: gde.target_shares(WORLD, 5, 1.0, X),
+    ),
+]
+
+
+@cases(TABLE)
+def test_it_is_refused_in_one_line(said, call):
+    is_refused(said, call)

@@ -1,0 +1,41 @@
+"""Bad input to what "speed" exports: one clear error that names the argument, what came and what was wanted."""
+
+import torch
+
+import guided_diffusion_edu as gde
+from bad_input import cases, flat, is_refused
+
+TABLE = [  # (what, said, call)
+    (
+        "guidance_between backwards",
+        "first must be at most last",
+        lambda: gde.interval_guidance(flat, 10, 5),
+    ),
+    ("guided_cost share", "share must be", lambda: gde.guided_cost(1.0, 1.0, share=1.5)),
+    ("speedup share", "share must be", lambda: gde.speedup(-0.1, 2.0)),
+    ("speedup times", "times must be above 0", lambda: gde.speedup(0.5, 0.0)),
+    ("utilisation seconds", "seconds must be above 0", lambda: gde.utilisation(1.0, 0.0, 1.0)),
+    ("matmul_rate rounds", "rounds must be", lambda: gde.matmul_rate(8, rounds=0)),
+    ("recorded nothing", "function must be callable", lambda: gde.cuda_graph(None)),
+    (
+        "fast dtype",
+        "dtype must be one of",
+        lambda: gde.fast(
+            gde.UNet(
+                gde.UNetConfig(
+                    image_size=8,
+                    channels=32,
+                    channel_mult=(1,),
+                    attention_resolutions=(),
+                    head_channels=32,
+                )
+            ),
+            torch.float64,
+        ),
+    ),
+]
+
+
+@cases(TABLE)
+def test_it_is_refused_in_one_line(said, call):
+    is_refused(said, call)

@@ -1,0 +1,32 @@
+"""Bad input to what "plotting" exports: one clear error that names the argument, what came and what was wanted."""
+
+import torch
+
+import guided_diffusion_edu as gde
+from bad_input import DATA, PIXELS, X, cases, is_refused
+
+TABLE = [  # (what, said, call)
+    ("image_grid of nothing", r"images must have shape", lambda: gde.image_grid(PIXELS[:0])),
+    (
+        "image_grid of two channels",
+        r"images must have shape",
+        lambda: gde.image_grid(torch.zeros(1, 2, 4, 4)),
+    ),
+    (
+        "image_grid of whole numbers",
+        "images must be of floating point",
+        lambda: gde.image_grid(DATA.pixels),
+    ),
+    ("image_grid in rows of none", "columns must be", lambda: gde.image_grid(PIXELS, columns=-1)),
+    ("show_grid of a row", "images must have shape", lambda: gde.show_grid(X)),
+    (
+        "to_pixels of whole numbers",
+        "images must be of floating point, got torch.uint8",
+        lambda: gde.to_pixels(DATA.pixels),
+    ),
+]
+
+
+@cases(TABLE)
+def test_it_is_refused_in_one_line(said, call):
+    is_refused(said, call)

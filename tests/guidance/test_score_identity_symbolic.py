@@ -1,0 +1,153 @@
+"""The labelled equations of "score identity", in symbols."""
+
+import sympy as sp
+from sympy import Rational, log, sqrt
+
+import guided_diffusion_edu as gde
+import guided_diffusion_edu.classifier_free
+import guided_diffusion_edu.diagnostics
+import guided_diffusion_edu.particles
+from guided_diffusion_edu import samplers
+from guided_diffusion_edu.samplers import ddim_sigma
+from symbols import (
+    a,
+    ab,
+    ab_prev,
+    alpha,
+    b_1,
+    b_2,
+    beta,
+    eps,
+    g,
+    gauss,
+    h,
+    s,
+    same,
+    two_points,
+    v,
+    x,
+    x_0,
+    x_t,
+)
+
+# ---- the score identity and DDIM
+
+
+def test_eq_score_eps():
+    log_density = sp.expand_log(log(gauss(x, sqrt(a) * x_0, 1 - a)), force=True)
+    assert same(
+        sp.diff(log_density, x).subs(x, sqrt(a) * x_0 + sqrt(1 - a) * eps),
+        gde.score_from_eps(eps, a),
+    )
+
+
+def test_eq_eps_hat():
+    score = gde.score_from_eps(eps, a) + s * g
+    assert same(gde.guided_eps(eps, a, s * g), -sqrt(1 - a) * score)
+
+
+def test_eq_exact_shift():
+    p, r_1 = two_points(x_t, ab)  # each point a class of its own
+    class_model, of_other = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
+    assert same(
+        class_model - (r_1 * class_model + (1 - r_1) * of_other),
+        beta / sqrt(alpha) * sp.diff(log(r_1), x_t),
+    )
+    moved = gde.mean_from_eps(x_t, gde.guided_eps(eps, ab, g), ab, ab_prev) - gde.mean_from_eps(
+        x_t, eps, ab, ab_prev
+    )
+    assert same(moved, beta / sqrt(alpha) * g)
+
+
+def test_eq_shift_ratio():
+    ratio = gde.posterior_variance(ab, ab_prev) / (beta / sqrt(alpha))
+    assert same(ratio, sqrt(alpha) * (1 - ab_prev) / (1 - ab))
+
+
+def ddim_step(monkeypatch, e, sigma=0, gradient=None, z=sp.Symbol("z", real=True)):
+    "A step of `ddim_sample` from x_t, by its own lines: symbols stand for what it looks up, draws and asks for."
+    parts = dict(
+        _begin=lambda *_: (x_t, 0),
+        _walk=lambda step, x, *_: step(x, 0),
+        _alpha_bars=lambda *_: (ab, ab_prev),
+        _timestep=lambda *_: None,
+        _predict=lambda *_: (gde.x_0_from_eps(x_t, e, ab), None),
+        _gradient=lambda *_: gradient,
+        ddim_sigma=lambda *_: sigma,
+        noise_like=lambda *_: z,
+    )
+    for name, part in parts.items():
+        monkeypatch.setattr(samplers, name, part)
+    return sp.nsimplify(
+        gde.ddim_sample(None, None, (1,), guidance=gradient is not None), rational=True
+    )
+
+
+def test_eq_ddim_family(monkeypatch):
+    sigma, z = sp.symbols("sigma", positive=True), sp.symbols("z", real=True)
+    step = sp.expand(
+        ddim_step(monkeypatch, gde.eps_from_x_0(x_t, x_0, ab), sigma).subs(
+            x_t, sqrt(ab) * x_0 + sqrt(1 - ab) * eps
+        )
+    )
+    kept, fresh = sp.diff(step, eps), sp.diff(step, z)
+    assert same(step.subs({eps: 0, z: 0}), sqrt(ab_prev) * x_0)  # the mean of the marginal
+    assert same(kept**2 + fresh**2, 1 - ab_prev) and same(
+        fresh, sigma
+    )  # and its variance, for every sigma
+    assert same(sp.diff(step, eps, 2), 0) and same(sp.diff(step, z, 2), 0)
+
+
+def test_eq_ddim_step(monkeypatch):
+    exact = gde.eps_from_x_0(x_t, x_0, ab)
+    family = sqrt(ab_prev) * x_0 + sqrt(1 - ab_prev) * exact
+    assert same(ddim_step(monkeypatch, exact), family)
+
+
+def test_eq_ddim_sigma():
+    assert same(ddim_sigma(ab, ab_prev, 1) ** 2, gde.posterior_variance(ab, ab_prev))
+    assert same(
+        (1 - ab_prev - gde.posterior_variance(ab, ab_prev)), alpha * (1 - ab_prev) ** 2 / (1 - ab)
+    )  # so the root is sqrt(alpha) (1 - ab_prev) / sqrt(1 - ab)
+    root = sqrt(alpha) * (1 - ab_prev) / sqrt(1 - ab)
+    assert same(
+        sqrt(ab_prev) * x_0 + root * gde.eps_from_x_0(x_t, x_0, ab),
+        gde.posterior_mean(x_0, x_t, ab, ab_prev),
+    )  # eta = 1 is DDPM
+
+
+def test_eq_ddim_shift(monkeypatch):
+    sigma = sp.symbols("sigma", positive=True)
+    moved = ddim_step(monkeypatch, eps, sigma, g) - ddim_step(monkeypatch, eps, sigma)
+    assert same(
+        moved,
+        ddim_step(monkeypatch, gde.guided_eps(eps, ab, g), sigma)
+        - ddim_step(monkeypatch, eps, sigma),
+    )
+    assert same(moved, sqrt(1 - ab) * (sqrt((1 - ab) / alpha) - sqrt(1 - ab_prev - sigma**2)) * g)
+    short = sqrt(v) * (
+        sqrt(v / (1 - h)) - sqrt(1 - (1 - v) / (1 - h))
+    )  # of level 1 - v, by beta = h
+    assert same(sp.limit(sp.diff(short, h), h, 0), Rational(1, 2))
+
+
+def test_eq_flow(monkeypatch):
+    relative = lambda level: sqrt(1 - level) / sqrt(level)
+    assert same(
+        ddim_step(monkeypatch, eps) / sqrt(ab_prev),
+        x_t / sqrt(ab) + (relative(ab_prev) - relative(ab)) * eps,
+    )
+
+
+def test_eq_ddim_inversion(monkeypatch):
+    down = sp.Eq(ddim_step(monkeypatch, eps), x)
+    (up,) = sp.solve(down, x_t)  # the same eps: the way back undoes the step
+    relative = lambda level: sqrt(1 - level) / sqrt(level)
+    assert same(up / sqrt(ab), x / sqrt(ab_prev) + (relative(ab) - relative(ab_prev)) * eps)
+
+
+def test_eq_guided_x0():
+    assert same(
+        gde.guided_x_0(gde.x_0_from_eps(x_t, eps, a), a, g),
+        gde.x_0_from_eps(x_t, gde.guided_eps(eps, a, g), a),
+    )
