@@ -12,12 +12,12 @@ FILES = [
     "README.md",
     "CITATION.cff",
     "pyproject.toml",
-    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "nbs").glob("*.ipynb"))),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "nbs").rglob("*.ipynb"))),
 ]
 
 
-def rewritten(text, known):
-    "`text` with every address of the repository and of the site replaced by that of the settings."
+def rewrite(name, text, known):
+    "The file `name`'s `text` with every address of the repository and of the site replaced by that of the settings; a notebook's badge leads to the notebook."
     repo = known["repo"]
     text = re.sub(rf"https://github\.com/[\w.-]+/{repo}", known["git_url"], text)
     text = re.sub(
@@ -25,6 +25,10 @@ def rewritten(text, known):
         rf"\g<1>{known['user']}/{repo}/blob/{known['branch']}",
         text,
     )
+    if name.endswith(".ipynb"):
+        text = re.sub(
+            rf"(Open in Colab.*?/{repo}/blob/[\w.-]+/)[\w./-]+", rf"\g<1>{name}", text, count=1
+        )
     return re.sub(
         rf"https://[\w.-]+\.github\.io/{repo}", known["doc_host"] + known["doc_baseurl"], text
     )
@@ -33,4 +37,7 @@ def rewritten(text, known):
 if __name__ == "__main__":
     for name in FILES:
         path = ROOT / name
-        path.write_text(rewritten(path.read_text(), settings()))
+        text = path.read_text()
+        new = rewrite(name, text, settings())
+        if new != text:
+            path.write_text(new)
