@@ -4,9 +4,15 @@
 __all__ = ['COLOR', 'STYLE', 'panels', 'to_pixels', 'image_grid', 'show_grid']
 
 # %% ../nbs/depth/plotting.ipynb #c04
-import torch
+from typing import TYPE_CHECKING, Any
 
-from ._validation import require_floats, require_whole
+import torch
+from torch import Tensor
+
+from ._validation import require, require_floats, require_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOR = dict(
     mean="#0072B2",
@@ -32,9 +38,14 @@ STYLE = {
 }
 
 
-def panels(columns=1, width=3.4, height=2.7, rows=1, **options):
-    """A figure with `rows` of `columns` axes, each `width` x `height` inches, in the book's
-    style. Gives `(figure, array of axes)`, row by row."""
+def panels(
+    columns: int = 1, width: float = 3.4, height: float = 2.7, rows: int = 1, **options: Any
+) -> tuple["Figure", Any]:
+    """Open a figure with `rows` of `columns` axes, in the book's style.
+
+    Each axes is `width` x `height` inches; `options` go to `plt.subplots`. Returns the figure and
+    an array of its axes, row by row.
+    """
     import matplotlib.pyplot as plt
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -46,35 +57,40 @@ def panels(columns=1, width=3.4, height=2.7, rows=1, **options):
     return figure, axes.flatten()
 
 # %% ../nbs/depth/plotting.ipynb #c12
-def to_pixels(images):
-    """uint8 pixels of `images` (any shape, nominally in [-1, 1]; what lies outside is clipped).
+def to_pixels(images: Tensor) -> Tensor:
+    """Pixels, uint8, of `images` of any shape, nominally in [-1, 1]; values outside are clipped.
 
-    Eq. `eq-pixels`.
+    Equation: `eq-pixels`.
     """
     require_floats(images=images)
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def image_grid(images, columns=None, zoom=1):
-    """One picture of `images` (B, C, H, W) in [-1, 1], in rows of `columns` (default: as square
-    as can be): uint8 (H', W', C')."""
+def image_grid(images: Tensor, columns: int | None = None, zoom: int = 1) -> Tensor:
+    """Put `images` (B, C, H, W) in [-1, 1] into one image, in rows of `columns`.
+
+    The default is as square as can be. Each pixel becomes `zoom` x `zoom`. Returns uint8
+    (H', W', 3), on the CPU.
+    """
     from torchvision.utils import make_grid
 
     require_floats(images=images)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(
-            f"images must have shape (B, 1 or 3, H, W) with B > 0, got {tuple(images.shape)}"
-        )
+    fits = images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0
+    require(fits, "images", "have shape (B, 1 or 3, H, W) with B > 0", tuple(images.shape))
     columns = round(len(images) ** 0.5) if columns is None else columns
-    require_whole(columns=columns)
+    require_whole(columns=columns, zoom=zoom)
     pixels = to_pixels(images.detach().cpu())
     grid = make_grid(pixels, nrow=columns, padding=1, pad_value=128)  # (3, H', W')
     return grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).permute(1, 2, 0)
 
 # %% ../nbs/depth/plotting.ipynb #c16
-def show_grid(images, columns=None, title=None, inches=4.0):
-    """Draw `images` (B, C, H, W) in [-1, 1] as a grid with matplotlib, pixels as sharp squares;
-    gives the figure."""
+def show_grid(
+    images: Tensor, columns: int | None = None, title: str | None = None, inches: float = 4.0
+) -> "Figure":
+    """Draw `images` (B, C, H, W) in [-1, 1] as a grid with matplotlib, pixels as sharp squares.
+
+    `columns`: as in `image_grid`; `inches`: width of the figure. Returns the figure.
+    """
     import matplotlib.pyplot as plt
 
     picture = image_grid(images, columns)
