@@ -5,129 +5,123 @@ __all__ = ['map_levels', 'GaussianMixture', 'four_corners', 'three_modes', 'two_
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c05
 import math
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from guided_diffusion_edu._validation import (
     is_whole,
     require,
+    require_choice,
     require_indices,
     require_shape,
+    require_steps,
     require_whole,
 )
-from .schedules import require_steps
+from .schedules import Schedule
 
 
-def _double(values):
+def _double(values: Tensor | Sequence) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _axes_and_variances(means, stds):
-    """Eigen-decomposition of each component's covariance: axes (K, D, D) and variances along
-    them (K, D)."""
+def _axes_and_variances(means: Tensor, stds: Tensor) -> tuple[Tensor, Tensor]:
+    "Axes (K, D, D) of each component's covariance, a row each, and variances (K, D) along them."
     K, D = means.shape
     if stds.shape == (K,):
-        return torch.eye(D, dtype=means.dtype).expand(K, D, D), (stds * stds.abs())[:, None].expand(
-            K, D
-        )
-    if stds.shape != (K, D, D):
-        raise ValueError(
-            f"stds must be standard deviations ({K},) or covariances ({K}, {D}, "
-            f"{D}), got {tuple(stds.shape)}"
-        )
-    require(
-        torch.allclose(stds, stds.mT), "stds", "be symmetric where they are covariances", "others"
-    )
+        axes = torch.eye(D, dtype=means.dtype).expand(K, D, D)
+        return axes, (stds * stds.abs())[:, None].expand(K, D)  # below 0 stays below 0
+    wanted = f"be standard deviations ({K},) or covariances ({K}, {D}, {D})"
+    require(stds.shape == (K, D, D), "stds", wanted, tuple(stds.shape))
+    symmetric = torch.allclose(stds, stds.mT)
+    require(symmetric, "stds", "be symmetric where they are covariances", "others")
     variances, axes = torch.linalg.eigh(stds)
-    return axes.mT, variances  # rows of axes[k] are the directions
+    return axes.mT, variances
 
 
-def _require_world(world):
-    "Raise ValueError unless the world's parts fit together."
-    K, labels = len(world.means), world.labels
-    require(K > 0, "means", "have shape (K, D) with K > 0", tuple(world.means.shape))
-    require(world.means.isfinite().all(), "means", "be finite", "nan or infinity")
-    for name, values in dict(weights=world.weights, labels=world.labels).items():
-        if values.shape != (K,):
-            raise ValueError(
-                f"{name} must have shape ({K},), one for each component, got {tuple(values.shape)}"
-            )
-    for name, values in dict(stds=world.variances, weights=world.weights).items():
-        if not (values > 0).all():
-            raise ValueError(f"{name} must be positive, got {values.min():.3g}")
-    fits = is_whole(labels) and (labels >= 0).all()
-    require(fits, "labels", "be whole numbers from 0", labels.tolist()[:3])
+def _require_mixture(mixture: "GaussianMixture") -> None:
+    "Raise ValueError unless the parts of the mixture fit together."
+    means, labels, K = mixture.means, mixture.labels, len(mixture.means)
+    require(K > 0, "means", "have shape (K, D) with K > 0", tuple(means.shape))
+    require(means.isfinite().all(), "means", "be finite", "nan or infinity")
+    for name, values in dict(weights=mixture.weights, labels=labels).items():
+        wanted = f"have shape ({K},), one per component"
+        require(values.shape == (K,), name, wanted, tuple(values.shape))
+    for name, values in dict(stds=mixture.variances, weights=mixture.weights).items():
+        require((values > 0).all(), name, "be positive", f"{values.min():.3g}")
+    whole = is_whole(labels) and bool((labels >= 0).all())
+    require(whole, "labels", "be whole numbers from 0", labels.tolist())
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c07
-def _parts(world, x, y=None):
-    """log w_k N_k(x), (B, K), with -inf outside class `y` (B,); and x - m_k along the axes, (B,
-    K, D)."""
-    require_shape("x", x, "B", world.means.shape[1])
-    z = torch.einsum("kij,bkj->bki", world.axes, x.double()[:, None] - world.means)
-    squares = z**2 / world.variances + torch.log(2 * torch.pi * world.variances)
-    logs = world.weights.log() - 0.5 * squares.sum(-1)
-    return (logs if y is None else logs.masked_fill(_others(world, y, len(x)), -torch.inf)), z
+def _parts(mixture: "GaussianMixture", x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log w_k N_k(x), (B, K), -inf outside class `y` (B,); and x - m_k along the axes, (B, K, D)."""
+    require_shape("x", x, "B", mixture.means.shape[1])
+    z = torch.einsum("kij,bkj->bki", mixture.axes, x.double()[:, None] - mixture.means)
+    squares = z**2 / mixture.variances + torch.log(2 * torch.pi * mixture.variances)
+    logs = mixture.weights.log() - 0.5 * squares.sum(-1)
+    if y is not None:
+        y = _require_known(mixture, y, len(x))
+        logs = logs.masked_fill(mixture.labels != y[:, None], -torch.inf)
+    return logs, z
 
 
-def _others(world, y, batch):
-    "For each of the classes `y` (B,) the components that are not of it: (B, K)."
-    require_indices(y)
-    if y.shape != (batch,):
-        raise ValueError(
-            f"y must have shape ({batch},), one class an example, got {tuple(y.shape)}"
-        )
-    known = torch.isin(y, world.labels)
-    if not known.all():
-        raise ValueError(
-            f"y must hold classes of {sorted(set(world.labels.tolist()))}, got {y[~known][0]}"
-        )
-    return world.labels != y[:, None]
+def _require_known(mixture: "GaussianMixture", y: Tensor, batch: int) -> Tensor:
+    "`y`, long (`batch`,): each must be the class of a component."
+    y = require_indices(y)
+    require(len(y) == batch, "y", f"have shape ({batch},), one class per example", tuple(y.shape))
+    unknown = y[~torch.isin(y, mixture.labels)]
+    classes = sorted(set(mixture.labels.tolist()))
+    require(not len(unknown), "y", f"hold classes of {classes}", unknown.tolist())
+    return y
 
 
-def _log_prior(world, y):
-    "log p(y), (B,), of classes `y`; 0 without."
-    return 0 if y is None else torch.log((world.labels == y[:, None]).double() @ world.weights)
+def map_levels(
+    mixture: "GaussianMixture",
+    schedule: Schedule,
+    x_t: Tensor,
+    t: Tensor,
+    compute: Callable[["GaussianMixture", float, Tensor], Tensor],
+) -> Tensor:
+    """`compute(noised mixture, alpha_bar, rows)` for each noise level in `t`, in the order of `x_t`.
 
-
-def _draw(world, n, label, generator):
-    "`n` points of class `label`, or of any: choose components, then points."
-    require_whole(n=n)
-    weights = world.weights if label is None else world.weights * (world.labels == label)
-    if not weights.sum() > 0:
-        raise ValueError(f"label must be one of {sorted(set(world.labels.tolist()))}, got {label}")
-    k = torch.multinomial(weights, n, replacement=True, generator=generator)
-    z = torch.randn(n, world.means.shape[1], dtype=torch.float64, generator=generator)
-    return world.means[k] + torch.einsum("bij,bi->bj", world.axes[k], world.variances[k].sqrt() * z)
-
-
-def map_levels(world, schedule, x_t, t, compute):
-    """`compute(noised world, alpha_bar, rows)` for the rows of `x_t` of each noise level in `t`,
-    put back in order."""
-    require_steps(t, len(x_t), len(schedule))
-    levels, inverse = t.cpu().unique(return_inverse=True)
+    `rows`: the indices of the examples of that level. `x_t` (B, D), `t` (B,).
+    """
+    levels, inverse = require_steps(t, len(x_t), len(schedule)).cpu().unique(return_inverse=True)
     rows = [(inverse == i).nonzero()[:, 0] for i in range(len(levels))]
     alpha_bars = schedule.alpha_bars[levels].tolist()
-    parts = [compute(world.at(a), a, r) for a, r in zip(alpha_bars, rows)]
+    parts = [compute(mixture.at(a), a, r) for a, r in zip(alpha_bars, rows)]
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c09
 class GaussianMixture:
     "A mixture of Gaussians, each with a class: all in closed form, at any noise level."
 
-    def __init__(self, means, stds, weights=None, labels=None):
-        """`means` (K, D); `stds` (K,) or covariances (K, D, D); `weights` (K,), default equal;
-        `labels` (K,): class of each component, default its index."""
+    def __init__(
+        self,
+        means: Tensor | Sequence,
+        stds: Tensor | Sequence,
+        weights: Tensor | Sequence[float] | None = None,
+        labels: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        """`means` (K, D); `stds` (K,) or covariances (K, D, D).
+
+        `weights` (K,), default equal; `labels` (K,): class of each component, default its index.
+        """
         self.means = _double(means)  # (K, D)
         require_shape("means", self.means, "K", "D")
         self.axes, self.variances = _axes_and_variances(self.means, _double(stds))
         self.weights = _double(weights if weights is not None else [1.0] * len(self.means))
         self.labels = torch.as_tensor(labels if labels is not None else range(len(self.means)))
-        _require_world(self)
-        self.weights = self.weights / self.weights.sum()
+        _require_mixture(self)
+        self.weights, self.labels = self.weights / self.weights.sum(), self.labels.long()
         self.num_classes = int(self.labels.max()) + 1
 
-    def at(self, alpha_bar):
-        "The mixture after noising to `alpha_bar`, in (0, 1]. Eq. `eq-mixture-noised`."
+    def at(self, alpha_bar: float) -> "GaussianMixture":
+        """The mixture after noising to `alpha_bar`, in (0, 1].
+
+        Equation: `eq-mixture-noised`.
+        """
         require(0 < alpha_bar <= 1, "alpha_bar", "be in (0, 1]", alpha_bar)
         noised = object.__new__(GaussianMixture)
         noised.__dict__ = self.__dict__ | dict(
@@ -135,68 +129,104 @@ class GaussianMixture:
         )
         return noised
 
-    def log_prob(self, x, y=None):
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x), (B,), of `x` (B, D); with classes `y` (B,), log p(x | y).
-        Eqs. `eq-mixture`, `eq-guided-posterior`."""
-        return (_parts(self, x, y)[0].logsumexp(-1) - _log_prior(self, y)).to(x.dtype)
 
-    def score(self, x, y=None):
-        "Gradient of `log_prob`, (B, D). Eqs. `eq-mixture-score`, `eq-bayes-score`."
+        Equations: `eq-mixture`, `eq-guided-posterior`.
+        """
+        joint = _parts(self, x, y)[0].logsumexp(-1)
+        if y is not None:
+            joint = joint - torch.log((self.labels == y[:, None]).double() @ self.weights)  # p(y)
+        return joint.to(x.dtype)
+
+    def score(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Gradient of `log_prob` in `x`, (B, D).
+
+        Equations: `eq-mixture-score`, `eq-bayes-score`.
+        """
         logs, z = _parts(self, x, y)
         pull = torch.einsum("kij,bki->bkj", self.axes, -z / self.variances)  # (B, K, D)
         return (logs.softmax(-1)[..., None] * pull).sum(1).to(x.dtype)
 
-    def class_log_probs(self, x):
-        "log p(y | x), (B, classes). Eq. `eq-class-posterior`."
-        logs = _parts(self, x)[0]
+    def class_log_probs(self, x: Tensor) -> Tensor:
+        """log p(y | x), (B, num_classes), of `x` (B, D).
+
+        Equation: `eq-class-posterior`.
+        """
+        logs = _parts(self, x, None)[0]
         per_class = [logs[:, self.labels == y].logsumexp(-1) for y in range(self.num_classes)]
         return torch.stack(per_class, -1).log_softmax(-1).to(x.dtype)
 
-    def sample(self, n, label=None, generator=None):
+    def sample(
+        self, n: int, label: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         "`n` points (n, D), float64; only of class `label` if given."
-        return _draw(self, n, label, generator)
+        require_whole(n=n)
+        weights = self.weights
+        if label is not None:
+            require_choice(sorted(set(self.labels.tolist())), label=label)
+            weights = weights * (self.labels == label)
+        k = torch.multinomial(weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
+        return self.means[k] + torch.einsum(
+            "bij,bi->bj", self.axes[k], self.variances[k].sqrt() * z
+        )
 
-    def denoiser(self, schedule):
-        """The exact `model(x_t, t, y=None) -> eps` on `schedule`. Eq. `eq-exact-eps`.
+    def denoiser(self, schedule: Schedule) -> Callable[..., Tensor]:
+        """The exact `model(x_t, t, y=None) -> eps` on `schedule`.
 
-        Eq. `eq-tweedie`; Efron 2011, Eq. 1.4."""
+        Equations: `eq-exact-eps`. `eq-tweedie`; Efron 2011, Eq. 1.4.
+        """
 
-        def model(x_t, t, y=None):
-            def eps(world, alpha_bar, rows):
-                return -((1 - alpha_bar) ** 0.5) * world.score(
-                    x_t[rows], None if y is None else y[rows]
-                )
+        def model(x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            y = None if y is None else _require_known(self, y, len(x_t))
+
+            def eps(noised: GaussianMixture, alpha_bar: float, rows: Tensor) -> Tensor:
+                score = noised.score(x_t[rows], None if y is None else y[rows])
+                return -((1 - alpha_bar) ** 0.5) * score
 
             return map_levels(self, schedule, x_t, t, eps)
 
         return model
 
-    def classifier(self, schedule):
-        "The exact `classifier(x_t, t) -> log-probabilities` (B, classes). Eq. `eq-class-posterior`."
+    def classifier(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+        """The exact `classifier(x_t, t) -> log-probabilities` (B, num_classes) on `schedule`.
 
-        def classify(x_t):
-            return lambda world, _, rows: world.class_log_probs(x_t[rows])
+        Equation: `eq-class-posterior`.
+        """
 
-        return lambda x_t, t: map_levels(self, schedule, x_t, t, classify(x_t))
+        def classifier(x_t: Tensor, t: Tensor) -> Tensor:
+            def class_log_probs(noised: GaussianMixture, _: float, rows: Tensor) -> Tensor:
+                return noised.class_log_probs(x_t[rows])
+
+            return map_levels(self, schedule, x_t, t, class_log_probs)
+
+        return classifier
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c11
-def four_corners():
-    """The running example: four Gaussians of std 0.22 at (+-1, +-1) scaled by 0.7, opposite
-    corners sharing a class."""
+def four_corners() -> GaussianMixture:
+    """The running example: four Gaussians at (+-0.7, +-0.7), opposite corners sharing a class.
+
+    Each has the standard deviation 0.22.
+    """
     corners = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
     return GaussianMixture(0.7 * corners, [0.22] * 4, labels=[0, 0, 1, 1])
 
 
-def three_modes():
-    """Three Gaussians on a line, unequal in weight and width, two classes: the outer two share
-    one. For checks by quadrature in one dimension, where no symmetry hides an error."""
+def three_modes() -> GaussianMixture:
+    """Three Gaussians on a line, unequal in weight and width; the outer two share a class.
+
+    For checks by quadrature, which needs one dimension: no symmetry hides an error.
+    """
     return GaussianMixture(
         [[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0]
     )
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c13
-def _branches(start, angle, length, depth):
-    "Ends of the segments of a tree, one (x, y, x', y') a branch."
+def _branches(
+    start: tuple[float, float], angle: float, length: float, depth: int
+) -> list[tuple[float, float, float, float]]:
+    "Ends of the segments of a tree, one (x, y, x', y') per branch."
     end = (start[0] + length * math.cos(angle), start[1] + length * math.sin(angle))
     twigs = [
         twig
@@ -207,9 +237,11 @@ def _branches(start, angle, length, depth):
     return [(*start, *end), *twigs]
 
 
-def two_trees(depth=5):
-    """Two trees that grow into each other, one a class, each forking `depth` times: one long
-    thin Gaussian a branch."""
+def two_trees(depth: int = 5) -> GaussianMixture:
+    """Two trees that grow into each other, one per class, each forking `depth` times.
+
+    Each branch is one long thin Gaussian.
+    """
     require_whole(least=0, depth=depth)
     tree = _double(_branches((0.62, -1.0), 1.72, 0.62, depth))
     ends = torch.cat([tree, -tree])  # the second is the first turned by half a circle
