@@ -1,10 +1,14 @@
-"""Side by side with four peers, in one process, in turns: the released ADM code (PyPI's guided-diffusion-sdk), diffusers, denoising-diffusion-pytorch, smalldiffusion.
+"""Side by side with four peers, in one process, in turns: the released ADM code (PyPI's
+guided-diffusion-sdk), diffusers, denoising-diffusion-pytorch, smalldiffusion.
 
-    make bench          writes results/bench-<device>.json
+make bench writes results/bench-<device>.json
 
-The released code and diffusers run the very network, with the same weights; that the results are equal is checked before anything is timed. The other two
-have networks of their own and are given one of as many parameters; what it computes is counted. Each ratio is of two runs of one round; medians and extremes
-over the rounds are kept. On a GPU three more take part: the released code in float16, as its README runs it; ours by `fast` in bfloat16; and that recorded."""
+The released code and diffusers run the very network, with the same weights; that the results are
+equal is checked before anything is timed. The other two have networks of their own and are given
+one of as many parameters; what it computes is counted. Each ratio is of two runs of one round;
+medians and extremes over the rounds are kept. On a GPU three more take part: the released code in
+float16, as its README runs it; ours by `fast` in bfloat16; and that recorded.
+"""
 
 import argparse
 import contextlib
@@ -27,8 +31,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.performance import cuda_graph, matmul_rate, utilisation
 from guided_diffusion_edu.training import PRECISIONS, provenance, write_text
 from guided_diffusion_edu.training import _network as as_trained
+from guided_diffusion_edu.unet import survey
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,7 +140,10 @@ class Problem:
 
 
 def training(problem, model, predict=None):
-    "Forward, squared error of eps, backward, a step of AdamW that moves nothing. `predict`: how the model is asked, if not plainly."
+    """Forward, squared error of eps, backward, a step of AdamW that moves nothing.
+
+    `predict`: how the model is asked, if not plainly.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
     if predict is None:
         predict = model  # a compiled one has no truth value
@@ -189,7 +198,9 @@ def ours(problem):
 
 @functools.lru_cache  # compiled once
 def fast_networks(problem):
-    "The UNet, how it is trained (as `gde train` with --channels-last --compile, on a GPU --precision bfloat16), its copy for sampling, and the guidance."
+    """The UNet, how it is trained (as `gde train` with --channels-last --compile, on a GPU
+    --precision bfloat16), its copy for sampling, and the guidance.
+    """
     unet, classifier = own_networks(problem)
     precision = "bfloat16" if DEVICE.type == "cuda" else "float32"
     dtype = PRECISIONS[precision] or torch.float32
@@ -215,7 +226,7 @@ def ours_fast(problem):
 
 def ours_recorded(problem):
     unet, _, sampling, guidance = fast_networks(problem)
-    return unet, samplers(gde.cuda_graph(sampling), gde.cuda_graph(guidance), problem)
+    return unet, samplers(cuda_graph(sampling), cuda_graph(guidance), problem)
 
 
 def released_samples(problem, unet):
@@ -254,7 +265,10 @@ def released(problem):
 
 
 def released_half(problem):
-    "UNet in float16, classifier in float32: the flags of its README. Training by its own trainer, with a scaled loss and float32 copies of the weights."
+    """UNet in float16, classifier in float32: the flags of its README.
+
+    Training by its own trainer, with a scaled loss and float32 copies of the weights.
+    """
     from guided_diffusion import logger
     from guided_diffusion.fp16_util import MixedPrecisionTrainer
 
@@ -355,7 +369,9 @@ def diffusers_state(fields, state):
 
 
 def diffusers(problem):
-    "Has no guidance by a classifier for this network: eps_hat is made beside it, its scheduler makes the step."
+    """Has no guidance by a classifier for this network: eps_hat is made beside it, its scheduler
+    makes the step.
+    """
     from diffusers import DDIMScheduler, UNet2DModel
 
     fields = problem.fields
@@ -423,7 +439,9 @@ def parameters(model):
 
 
 def lucidrains(problem):
-    "denoising-diffusion-pytorch: DDPM guided at the mean; its DDIM takes a guide and does not ask it, so it has no row here."
+    """denoising-diffusion-pytorch: DDPM guided at the mean; its DDIM takes a guide and does not ask
+    it, so it has no row here.
+    """
     from denoising_diffusion_pytorch.guided_diffusion import GaussianDiffusion, Unet
 
     model = nearest_width(
@@ -449,7 +467,9 @@ def lucidrains(problem):
 
 
 def smalldiffusion(problem):
-    "Guides by classes that the network was told, not by a classifier: the gradient is put into what its sampler asks."
+    """Guides by classes that the network was told, not by a classifier: the gradient is put into
+    what its sampler asks.
+    """
     from smalldiffusion import ScheduleDDPM, samples
     from smalldiffusion.model_unet import Unet
 
@@ -484,9 +504,7 @@ def smalldiffusion(problem):
 
         @torch.no_grad()
         def run():
-            for x in samples(guided, sigmas, xt=problem.x * sigmas[0], accelerator=place):
-                pass
-            return x
+            return list(samples(guided, sigmas, xt=problem.x * sigmas[0], accelerator=place))[-1]
 
         return run
 
@@ -553,7 +571,9 @@ def flops(run):
 
 
 def race(runs, rounds):
-    "{peer: times as fast as the released code: median, least, most}, each round in turns, and its seconds."
+    """{peer: times as fast as the released code: median, least, most}, each round in turns, and its
+    seconds.
+    """
     taken = [{peer: seconds(run) for peer, run in runs.items()} for _ in range(rounds)]
     found = {}
     for peer in runs:
@@ -568,7 +588,9 @@ def race(runs, rounds):
 
 
 def differences(name, row, runs):
-    "Largest difference of each result from the released code's; those not `ROUNDED` must be the same. Each is warmed up as well."
+    """Largest difference of each result from the released code's; those not `ROUNDED` must be the
+    same. Each is warmed up as well.
+    """
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         answers = {peer: result(run) for peer, run in runs.items() if peer not in ROUNDED}
     answers |= {peer: result(run) for peer, run in runs.items() if peer in ROUNDED}
@@ -678,7 +700,9 @@ def memory(name, wanted, rows):
 
 
 def growth():
-    "On a processor, evaluations of our UNet under no gradient: by batch, resolution and steps, with the share of the matmul ceiling that is used."
+    """On a processor, evaluations of our UNet under no gradient: by batch, resolution and steps,
+    with the share of the matmul ceiling that is used.
+    """
     rows = []
     for size, batch, steps in [
         (32, 1, 1),
@@ -701,17 +725,18 @@ def growth():
             torch.randn(batch, 3, size, size),
         )
 
-        def run():
-            return gde.ddim_sample(model, schedule, x_T.shape, x_T=x_T, start=steps - 1)
+        run = functools.partial(
+            gde.ddim_sample, model, schedule, x_T.shape, x_T=x_T, start=steps - 1
+        )
 
         work = flops(run)
         run()
         rounds = [
-            (gde.matmul_rate(), seconds(run)) for _ in range(7)
+            (matmul_rate(), seconds(run)) for _ in range(7)
         ]  # the ceiling right before each run
         shares, took = (
             statistics.median(values)
-            for values in zip(*((gde.utilisation(work, took, rate), took) for rate, took in rounds))
+            for values in zip(*((utilisation(work, took, rate), took) for rate, took in rounds))
         )
         rows.append(
             dict(
@@ -758,9 +783,11 @@ def kernels(run):
 
 
 def filling():
-    "{what: its share of the bfloat16 ceiling} of ADM-64 on a GPU, and the milliseconds of an evaluation's kernels by kind."
+    """{what: its share of the bfloat16 ceiling} of ADM-64 on a GPU, and the milliseconds of an
+    evaluation's kernels by kind.
+    """
     problem = problem_of("ADM-64")
-    unet, network, sampling, guidance = fast_networks(problem)
+    unet, network, sampling, _guidance = fast_networks(problem)
     with torch.device("meta"):
         x, t = torch.empty(FULL, 3, 64, 64), torch.empty(FULL, dtype=torch.long)
         networks = (
@@ -768,7 +795,7 @@ def filling():
             gde.Classifier(gde.ClassifierConfig(**problem.guide, num_classes=10)),
         )
         forward, opinion = (
-            sum(part.flops for part in gde.survey(network, x, t)) for network in networks
+            sum(part.flops for part in survey(network, x, t)) for network in networks
         )
 
     def evaluation():
@@ -788,7 +815,7 @@ def filling():
             STEPS * (forward + 2 * opinion),
             PEERS[peer](problem)[1]["guided DDIM step"],
         )
-    rate, found = gde.matmul_rate(8192, torch.bfloat16, DEVICE), {}
+    rate, found = matmul_rate(8192, torch.bfloat16, DEVICE), {}
 
     def note(name, work, took, steps=1):
         found[name] = dict(
@@ -796,7 +823,7 @@ def filling():
             gflop=round(work / steps / 1e9, 1),
             seconds=round(took / steps, 6),
             ceiling_gflops=round(rate / 1e9),
-            share_of_ceiling=round(gde.utilisation(work, took, rate), 3),
+            share_of_ceiling=round(utilisation(work, took, rate), 3),
         )
         print(name, found[name], flush=True)
 

@@ -1,6 +1,7 @@
-"""Evaluation at full size in bounded memory: each case in a process of its own, with its seconds and its peak of memory.
+"""Evaluation at full size in bounded memory: each case in a process of its own, with its seconds
+and its peak of memory.
 
-make bench          writes results/bench-evaluation.json
+make bench writes results/bench-evaluation.json
 """
 
 import argparse
@@ -51,7 +52,9 @@ def pictures(count):
 
 
 def neighbours(count, size=2048):
-    "Precision, recall, density and coverage of `count` against `count` features of the size of Inception's."
+    """Precision, recall, density and coverage of `count` against `count` features of the size of
+    Inception's.
+    """
     generator = torch.Generator().manual_seed(0)
     real, fake = (
         torch.randn(count, size, generator=generator),
@@ -97,9 +100,10 @@ def main():
     rows = {}
     for name in CASES:
         rows[name] = dict(tenth=measured(name, args.share / 10), full=measured(name, args.share))
-        for part, row in rows[name].items():
+        for row in rows[name].values():
             print(
-                f"{name:24} {row['count']:6} samples: {row['seconds']:7.1f} s, peak {row['peak_mb']} MB, {row['peak_mb'] - row['start_mb']} MB above the start",
+                f"{name:24} {row['count']:6} samples: {row['seconds']:7.1f} s,",
+                f"peak {row['peak_mb']} MB, {row['peak_mb'] - row['start_mb']} MB above the start",
                 flush=True,
             )
     out = Path(__file__).parents[1] / "results" / "bench-evaluation.json"

@@ -1,8 +1,12 @@
-"""Fewer evaluations for the same pictures: FID and accuracy of guided samples by sampler and number of evaluations, and with guidance on a part of the way only.
+"""Fewer evaluations for the same pictures: FID and accuracy of guided samples by sampler and number
+of evaluations, and with guidance on a part of the way only.
 
-    python benchmarks/few_steps.py digits          writes results/few-steps-digits.json, point by point; what is there is kept
+python benchmarks/few_steps.py digits writes results/few-steps-digits.json, point by point; what is
+there is kept
 
-Half an hour of a core on the digits, an hour on Fashion-MNIST. Scale, class order, seed and judge are the same at every point."""
+Half an hour of a core on the digits, an hour on Fashion-MNIST. Scale, class order, seed and judge
+are the same at every point.
+"""
 
 import argparse
 import json

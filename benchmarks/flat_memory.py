@@ -1,6 +1,8 @@
-"""Peak memory of `gde sample` against the number of samples: `python benchmarks/flat_memory.py 1000 3000 10000`.
+"""Peak memory of `gde sample` against the number of samples: `python benchmarks/flat_memory.py 1000
+3000 10000`.
 
-Of two steps each: memory does not depend on their number."""
+Of two steps each: memory does not depend on their number.
+"""
 
 import resource
 import subprocess

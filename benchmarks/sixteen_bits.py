@@ -1,9 +1,13 @@
-"""What 16 bits do to guided samples: the same noise, classes, scale and sampler, with the torso of both networks in float32, bfloat16 and float16.
+"""What 16 bits do to guided samples: the same noise, classes, scale and sampler, with the torso of
+both networks in float32, bfloat16 and float16.
 
-    python benchmarks/sixteen_bits.py digits          writes results/sixteen-bits-digits.json
+python benchmarks/sixteen_bits.py digits writes results/sixteen-bits-digits.json
 
-On one core half an hour for the digits, twenty minutes for 500 clothes (--count 500). A processor without units for 16 bits takes its convolutions one number at a time; here it
-computes them as a GPU does, from factors of 16 bits a sum in float32, rounded to 16. Between two float32 rows, of different noise, lies what chance alone does."""
+On one core half an hour for the digits, twenty minutes for 500 clothes (--count 500). A processor
+without units for 16 bits takes its convolutions one number at a time; here it computes them as a
+GPU does, from factors of 16 bits a sum in float32, rounded to 16. Between two float32 rows, of
+different noise, lies what chance alone does.
+"""
 
 import argparse
 import copy
@@ -27,6 +31,7 @@ from guided_diffusion_edu.evaluation import (
     scores,
 )
 from guided_diffusion_edu.training import provenance, write_text
+from guided_diffusion_edu.unet import set_torso
 
 SCALE, STEPS = 2.0, 25
 SAMPLERS = {"DDIM": gde.ddim_sample, "DDPM at x_t": gde.ddpm_sample}
@@ -50,14 +55,16 @@ def rounded(found, dtype):
     return replace(
         found,
         **{
-            part: gde.set_torso(copy.deepcopy(getattr(found, part)), dtype)
+            part: set_torso(copy.deepcopy(getattr(found, part)), dtype)
             for part in ("model", "classifier")
         },
     )
 
 
 def beside(reference, ours, plain, y):
-    "{name: (value, low, high)}: FID and accuracy of `ours` less those of `plain`, over redrawn pairs, and the share that the judge names otherwise."
+    """{name: (value, low, high)}: FID and accuracy of `ours` less those of `plain`, over redrawn
+    pairs, and the share that the judge names otherwise.
+    """
     g = torch.Generator().manual_seed(0)
 
     def over_pairs(statistic, *rows):

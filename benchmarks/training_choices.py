@@ -1,8 +1,11 @@
-"""Three choices of training, measured on the digits: the classifier's noise, AdaGN, a conditional base.
+"""Three choices of training, measured on the digits: the classifier's noise, AdaGN, a conditional
+base.
 
-    python benchmarks/training_choices.py [--out results/training-choices.json]
+python benchmarks/training_choices.py [--out results/training-choices.json]
 
-Ten minutes on one core. Every run has the same small network, recipe and number of steps; what is repeated over seeds is trained anew with each."""
+Ten minutes on one core. Every run has the same small network, recipe and number of steps; what is
+repeated over seeds is trained anew with each.
+"""
 
 import argparse
 import json
@@ -73,7 +76,9 @@ def as_if_clean(classifier):
 
 @torch.no_grad()
 def held_out_loss(model):
-    "Mean squared error of the noise on the held-out digits, over 20 steps spread evenly, from fixed noise."
+    """Mean squared error of the noise on the held-out digits, over 20 steps spread evenly, from
+    fixed noise.
+    """
     g, x_0, y = torch.Generator().manual_seed(0), gde.from_pixels(HELD_OUT.pixels), HELD_OUT.labels
     levels = [torch.full((len(x_0),), t) for t in range(25, 1000, 50)]
     return sum(
@@ -99,7 +104,9 @@ def frechet(a, b):
 
 
 def quality(model, scale, classifier, seed=0):
-    "Of COUNT samples by guided DDIM in 25 steps, from noise by `seed`: share that the judge names right, spread within a class, distance of pixels to the held-out digits."
+    """Of COUNT samples by guided DDIM in 25 steps, from noise by `seed`: share that the judge names
+    right, spread within a class, distance of pixels to the held-out digits.
+    """
     y, g = torch.arange(COUNT) % 10, torch.Generator().manual_seed(1 + seed)
     guidance = gde.classifier_guidance(classifier, y, scale) if scale else None
     x = gde.ddim_sample(

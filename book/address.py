@@ -17,7 +17,9 @@ FILES = [
 
 
 def rewrite(name, text, known):
-    "The file `name`'s `text` with every address of the repository and of the site replaced by that of the settings; a notebook's badge leads to the notebook."
+    """The file `name`'s `text` with every address of the repository and of the site replaced by
+    that of the settings; a notebook's badge leads to the notebook.
+    """
     repo = known["repo"]
     text = re.sub(rf"https://github\.com/[\w.-]+/{repo}", known["git_url"], text)
     text = re.sub(

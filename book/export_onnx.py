@@ -1,11 +1,13 @@
-"""The digits networks for the reader's browser: `python book/export_onnx.py` writes book/_static/play/digits-model.js.
+"""The digits networks for the reader's browser: `python book/export_onnx.py` writes
+book/_static/play/digits-model.js.
 
-    python book/export_onnx.py --runtime FOLDER
+python book/export_onnx.py --runtime FOLDER
 
-also packs onnxruntime-web from FOLDER, the unpacked npm package (`npm pack onnxruntime-web`), into book/_static/play/ort.
+also packs onnxruntime-web from FOLDER, the unpacked npm package (`npm pack onnxruntime-web`), into
+book/_static/play/ort.
 
-A page that is opened from a folder may not fetch files, but it may load scripts. So what the page needs is packed into
-scripts: gzip, then base64.
+A page that is opened from a folder may not fetch files, but it may load scripts. So what the page
+needs is packed into scripts: gzip, then base64.
 """
 
 import argparse
@@ -28,7 +30,9 @@ aten = torch.ops.aten
 
 
 def networks(digits):
-    "The function that is exported: (x_t, t, y) -> eps, the gradient of log p(y | x_t) in x_t, and log p(. | x_t)."
+    """The function that is exported: (x_t, t, y) -> eps, the gradient of log p(y | x_t) in x_t, and
+    log p(. | x_t).
+    """
 
     def log_probs(x_t, t):
         return digits.classifier(x_t, t).log_softmax(-1)
@@ -43,7 +47,10 @@ def networks(digits):
 def convolution_backward(
     grad, x, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, mask
 ):
-    "The gradient in x of a convolution is a transposed convolution. (Nobody asks for those in the weights.)"
+    """The gradient in x of a convolution is a transposed convolution.
+
+    (Nobody asks for those in the weights.)
+    """
     if transposed or mask != [True, False, False] or set(stride) != {1}:
         raise NotImplementedError
     return (
@@ -67,8 +74,10 @@ def avg_pool2d_backward(grad, x, kernel, *_):
 
 
 def plain_graph(function, *inputs):
-    """`function`, traced: its automatic differentiation has become a graph of plain operations. Those that run backwards and
-    have no name in ONNX are written out."""
+    """`function`, traced: its automatic differentiation has become a graph of plain operations.
+
+    Those that run backwards and have no name in ONNX are written out.
+    """
     table = dict(core_aten_decompositions())
     table[aten.convolution_backward.default] = convolution_backward
     table[aten.avg_pool2d_backward.default] = avg_pool2d_backward

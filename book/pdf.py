@@ -1,4 +1,6 @@
-"""The whole book as one PDF: Chromium's print of each page of _build/html in reading order, joined, with an outline, page numbers and links that lead within it."""
+"""The whole book as one PDF: Chromium's print of each page of _build/html in reading order, joined,
+with an outline, page numbers and links that lead within it.
+"""
 
 import argparse
 import io
@@ -41,7 +43,9 @@ def chapters():
 
 
 def prints(pages):
-    "The address that was printed from, for each page its headings and its PDF; last the page numbers of them all."
+    """The address that was printed from, for each page its headings and its PDF; last the page
+    numbers of them all.
+    """
     printed = []
     with served(SITE) as address, chromium() as browser:
         tab = browser.new_page(color_scheme="light", reduced_motion="reduce")
@@ -63,7 +67,9 @@ def prints(pages):
 
 
 def whole(pages, address, printed, numbers):
-    "The printed chapters joined; a link to another page of the book leads to that chapter, one to any other page of the site is no link."
+    """The printed chapters joined; a link to another page of the book leads to that chapter, one to
+    any other page of the site is no link.
+    """
     book, first, part, above = PdfWriter(), {}, None, None
     for (_, page), (_, chapter) in zip(pages, printed):
         first[page] = len(book.pages)

@@ -21,7 +21,9 @@ def keep(png, name, width):
 
 
 def digits(values):
-    "Ten pictures of 8 x 8 values in [-1, 1] in two rows, with clear gaps, twenty screen pixels a pixel."
+    """Ten pictures of 8 x 8 values in [-1, 1] in two rows, with clear gaps, twenty screen pixels a
+    pixel.
+    """
     sheet = Image.new("RGBA", (1000, 400))
     for b in range(10):
         pixels = bytes(

@@ -1,6 +1,9 @@
-"""What the tests of bad input share: a schedule, a mixture, small networks and data, files that lie, and what a refusal is.
+"""What the tests of bad input share: a schedule, a mixture, small networks and data, files that
+lie, and what a refusal is.
 
-Each line of a table is a call that must not go through. It must end in a ValueError, TypeError or OSError of one line that says what stands beside it."""
+Each line of a table is a call that must not go through. It must end in a ValueError, TypeError or
+OSError of one line that says what stands beside it.
+"""
 
 import json
 import re
@@ -14,6 +17,7 @@ import torch
 from torch import nan
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.evaluation import moments
 
 INF = float("inf")
 
@@ -68,7 +72,7 @@ DATA = gde.Images(
 )
 
 
-LAW = gde.moments(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+LAW = moments(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
 
 
 SAMPLERS = [

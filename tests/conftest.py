@@ -21,7 +21,9 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def on_the_processor(request, monkeypatch):
-    "Whatever the machine has, a test is of the CPU, where the last bit is the same in each run, and so are its subprocesses; but not one marked `gpu`. (Fixtures of a module are made before.)"
+    """Whatever the machine has, a test is of the CPU, where the last bit is the same in each run,
+    and so are its subprocesses; but not one marked `gpu`. (Fixtures of a module are made before.)
+    """
     if request.node.get_closest_marker("gpu"):
         return
     import torch

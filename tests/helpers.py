@@ -39,7 +39,9 @@ def bayes_back(x_0, x_t, a, a_prev):
 
 
 def step_back(world, t_from, t_to, x, y=None):
-    "Mean and variance of q(x_{t_to} | x_{t_from} = x) in a one-dimensional world by Bayes' rule on a grid."
+    """Mean and variance of q(x_{t_to} | x_{t_from} = x) in a one-dimensional world by Bayes' rule
+    on a grid.
+    """
     a, a_prev = LINEAR.alpha_bars[[t_from, t_to]].tolist()
     grid = torch.linspace(-9, 9, 36_001, dtype=DOUBLE)
     log = world.at(a_prev).log_prob(
@@ -75,7 +77,9 @@ def network(config):
 
 @torch.no_grad()
 def randomise(model, seed=0):
-    "Draws every weight anew, so that no layer is left at zero: matrices keep sizes, gains stay about 1."
+    """Draws every weight anew, so that no layer is left at zero: matrices keep sizes, gains stay
+    about 1.
+    """
     g = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         if p.ndim > 1:

@@ -23,7 +23,9 @@ def gauss(x, mean, var):
 
 
 def two_points(x, level):
-    "Data at b_1 (probability w) and b_2, noised to `level`: the density of x, and the probability that x came from b_1."
+    """Data at b_1 (probability w) and b_2, noised to `level`: the density of x, and the probability
+    that x came from b_1.
+    """
     parts = (
         w * gauss(x, sqrt(level) * b_1, 1 - level),
         (1 - w) * gauss(x, sqrt(level) * b_2, 1 - level),
@@ -36,7 +38,9 @@ def vanishes(expression):
 
 
 def labelled_table(blind=True):
-    "P of (x_0, y, x_t, x_{t+1}), two values each: data with labels, then noise that does not look at the label, or does."
+    """P of (x_0, y, x_t, x_{t+1}), two values each: data with labels, then noise that does not look
+    at the label, or does.
+    """
     prior, *rest = sp.symbols("prior o_0 o_1 k_0 k_1 l_0 l_1 m_0 m_1", positive=True)
     opinion, first, then, other = (
         rest[:2],
@@ -44,7 +48,9 @@ def labelled_table(blind=True):
         rest[4:6],
         rest[6:],
     )  # q(y | x_0), q(x_t | x_0), q(x_{t+1} | x_t), and that of the label 1 if it looks
-    two = lambda p: (p, 1 - p)
+
+    def two(p):
+        return (p, 1 - p)
 
     def weight(x_0, y, x, later):
         return (

@@ -1,6 +1,8 @@
-"""Runs of the training loop in processes of their own, for depth/test_checkpoints_and_processes.py: `kill FOLDER SEED` and `share FOLDER`.
+"""Runs of the training loop in processes of their own, for depth/test_checkpoints_and_processes.py:
+`kill FOLDER SEED` and `share FOLDER`.
 
-One import of torch serves them all: each run is a fork of this process."""
+One import of torch serves them all: each run is a fork of this process.
+"""
 
 import os
 import random
@@ -16,6 +18,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import training
+from guided_diffusion_edu.losses import SecondMomentSteps
 
 DIGITS = gde.Images(
     torch.randint(256, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
@@ -56,7 +59,7 @@ def plain(model, schedule, x_0, y, t, eps):
 
 def tiny_run(folder, dropout=0.1, loss=plain, **fields):
     "A run with importance, which begins when each of the 25 levels has been seen twice."
-    training.TIMESTEPS["importance"] = lambda T: gde.SecondMomentSteps(T, history=2)
+    training.TIMESTEPS["importance"] = lambda T: SecondMomentSteps(T, history=2)
     torch.manual_seed(0)
     recipe = gde.Recipe(
         **dict(steps=40, batch=16, warmup=2, save_every=1, timesteps="importance") | fields

@@ -5,11 +5,9 @@ from pathlib import Path
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.checkpoints import read_tensors
 from guided_diffusion_edu.diffusion import simple_loss
-from guided_diffusion_edu.training import (
-    fit,
-    read_tensors,
-)
+from guided_diffusion_edu.training import fit
 
 SMALL = gde.UNetConfig(
     image_size=8,
@@ -32,17 +30,9 @@ def plain(model, schedule, x_0, y, t, eps):
 def run(folder, loss=plain, recipe=RECIPE):
     torch.manual_seed(0)
     model = gde.UNet(SMALL)
-    average, losses = fit(
-        model,
-        loss,
-        gde.load_data("digits"),
-        gde.linear_schedule(),
-        recipe,
-        folder / "checkpoint",
-        {},
-        progress=False,
-    )
-    return model, average, losses
+    data, schedule, path = gde.load_data("digits"), gde.linear_schedule(), folder / "checkpoint"
+    average, history = fit(model, loss, data, schedule, recipe, path, progress=False)
+    return model, average, history[:, 0].tolist()
 
 
 def tensors(folder):

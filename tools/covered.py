@@ -1,7 +1,9 @@
-"""What `make coverage` writes: from coverage's report the lines and branches of each module that the tests run, into results/coverage.json.
+"""What `make coverage` writes: from coverage's report the lines and branches of each module that
+the tests run, into results/coverage.json.
 
-Counted is what runs in the tests' own processes: a notebook or a command in a process of its own does not add to it. Ends with 1 below 95 % of lines or
-90 % of branches."""
+Counted is what runs in the tests' own processes: a notebook or a command in a process of its own
+does not add to it. Ends with 1 below 95 % of lines or 90 % of branches.
+"""
 
 import importlib.metadata
 import json

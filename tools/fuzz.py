@@ -1,7 +1,9 @@
 """Fuzzing: whatever a file holds and whatever a function is given, only documented errors come out.
 
-`python tests/fuzz.py --seconds 60` (`make fuzz`) takes each file reader in turn with atheris where it is installed, else with the
-mutations below, then the functions with hypothesis. tests/test_fuzz.py runs a short part of it. An input that fails is kept in --keep."""
+`python tests/fuzz.py --seconds 60` (`make fuzz`) takes each file reader in turn with atheris where
+it is installed, else with the mutations below, then the functions with hypothesis.
+tests/test_fuzz.py runs a short part of it. An input that fails is kept in --keep.
+"""
 
 import argparse
 import gzip
@@ -26,6 +28,14 @@ from safetensors.torch import save
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import data, pretrained, tradeoff, training
+from guided_diffusion_edu.classifier_free import drop_labels
+from guided_diffusion_edu.data import data_card
+from guided_diffusion_edu.diagnostics import dynamic_threshold
+from guided_diffusion_edu.diffusion import noise_like
+from guided_diffusion_edu.evaluation import Batch, bootstrap_interval, moments
+from guided_diffusion_edu.model_card import nearest_distances
+from guided_diffusion_edu.particles import effective_sample_size, systematic
+from guided_diffusion_edu.training_free import colour, edges, low_pass
 
 DOCUMENTED = (ValueError, TypeError, OSError)
 
@@ -50,7 +60,7 @@ def npz(**arrays):
 
 
 def read_batch(path):
-    batch = gde.Batch(path)
+    batch = Batch(path)
     for _ in zip(range(3), batch.split(4) if batch.count else ()):
         pass
     for name in batch.headers:
@@ -151,7 +161,9 @@ READERS = {
 
 
 def mutated(content, g):
-    "`content` with one to four of the changes that damage files: bits, bytes, numbers, cuts, repeats."
+    """`content` with one to four of the changes that damage files: bits, bytes, numbers, cuts,
+    repeats.
+    """
     content = bytearray(content)
     for _ in range(g.randint(1, 4)):
         i, j = sorted(g.randrange(len(content) + 1) for _ in range(2))
@@ -174,7 +186,9 @@ def mutated(content, g):
 
 
 def try_reader(name, content, folder, keep=None):
-    "Read `content` as a file of the kind `name`; whatever is not documented is raised, and the file kept."
+    """Read `content` as a file of the kind `name`; whatever is not documented is raised, and the
+    file kept.
+    """
     path = Path(folder) / f"input.{name.replace(' ', '')}"
     if name == "safetensors":
         path = path.with_suffix(".safetensors")
@@ -201,7 +215,9 @@ def by_mutation(name, seed=0, count=None, seconds=None, keep=None):
 
 
 def by_atheris(name, seconds, keep):
-    "Guided by the branches of the package and of the readers in Python, in a process of its own: atheris does not come back."
+    """Guided by the branches of the package and of the readers in Python, in a process of its own:
+    atheris does not come back.
+    """
     corpus = Path(keep) / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     for i, content in enumerate(READERS[name][0]):
@@ -303,7 +319,8 @@ def classify(x, t):
     return torch.cat([x.flatten(1)[:, :1], 1 - x.flatten(1)[:, :1]], 1)
 
 
-CALLS = {  # name: (number of arguments, or a letter for each, n for one that is never a tensor; call)
+# name: (number of arguments, or a letter for each, n for one that is never a tensor; call)
+CALLS = {
     "Schedule": (2, lambda a, b: gde.Schedule(a, b)),
     "linear_schedule": (1, gde.linear_schedule),
     "cosine_schedule": (1, gde.cosine_schedule),
@@ -318,7 +335,7 @@ CALLS = {  # name: (number of arguments, or a letter for each, n for one that is
     "sample": ("nn", WORLD.sample),
     "denoiser": (3, WORLD.denoiser(LINE)),
     "classifier": (2, WORLD.classifier(LINE)),
-    "noise_like": (2, gde.noise_like),
+    "noise_like": (2, noise_like),
     "simple_loss": (3, lambda a, b, c: gde.simple_loss(flat, LINE, a, b, c)),
     "classifier_guidance": (
         "an",
@@ -346,33 +363,33 @@ CALLS = {  # name: (number of arguments, or a letter for each, n for one that is
     "load_data": (1, lambda a: gde.load_data(a, image_size=8)),
     "load_pretrained": (1, gde.load_pretrained),
     "openai_config": (1, gde.openai_config),
-    "data_card": (1, lambda a: gde.data_card(a, gde.load_data("digits"))),
-    "moments": (1, gde.moments),
+    "data_card": (1, lambda a: data_card(a, gde.load_data("digits"))),
+    "moments": (1, moments),
     "fid": (2, gde.fid),
     "inception_score": (1, gde.inception_score),
     "precision_recall": ("aan", gde.precision_recall),
     "bootstrap_interval": (
         "nn",
-        lambda a, b: gde.bootstrap_interval(
+        lambda a, b: bootstrap_interval(
             torch.mean, torch.rand(5), a if not isinstance(a, int) or a < 50 else 5, b
         ),
     ),
-    "drop_labels": ("nn", lambda a, b: gde.drop_labels(torch.tensor([0, 1]), a, 9)),
+    "drop_labels": ("nn", lambda a, b: drop_labels(torch.tensor([0, 1]), a, 9)),
     "free_guidance": ("an", lambda a, b: gde.cfg_model(flat, a, b)),
     "systematic": (
         "an",
-        lambda a, b: gde.systematic(a, b if not isinstance(b, int) or abs(b) < 1000 else 5),
+        lambda a, b: systematic(a, b if not isinstance(b, int) or abs(b) < 1000 else 5),
     ),
-    "effective_sample_size": (1, gde.effective_sample_size),
-    "low_pass": ("n", gde.low_pass),
-    "colour": (1, gde.colour),
-    "edges": (1, gde.edges),
-    "dynamic_threshold": ("n", gde.dynamic_threshold),
+    "effective_sample_size": (1, effective_sample_size),
+    "low_pass": ("n", low_pass),
+    "colour": (1, colour),
+    "edges": (1, edges),
+    "dynamic_threshold": ("n", dynamic_threshold),
     "to_pixels": (1, gde.to_pixels),
     "image_grid": (2, gde.image_grid),
     "from_pixels": (1, gde.from_pixels),
     "spread_within": (2, gde.spread_within),
-    "nearest_distances": (2, gde.nearest_distances),
+    "nearest_distances": (2, nearest_distances),
 }
 
 

@@ -1,8 +1,11 @@
-"""What `make test-gpu` runs, on a machine with a GPU: every notebook whole, each in an empty folder, its `cuda` cells with the others, and the tests marked `gpu`.
+"""What `make test-gpu` runs, on a machine with a GPU: every notebook whole, each in an empty
+folder, its `cuda` cells with the others, and the tests marked `gpu`.
 
-    python tests/gpu.py [--workers N] [--stand-ins]
+python tests/gpu.py [--workers N] [--stand-ins]
 
-The report, with device and versions, goes to results/gpu-<device>.json. Ends with 1 where something failed, which the report then names."""
+The report, with device and versions, goes to results/gpu-<device>.json. Ends with 1 where something
+failed, which the report then names.
+"""
 
 import argparse
 import json

@@ -1,10 +1,14 @@
-"""Mutation score: small errors are put into five modules one at a time, and the tests that run the changed line must notice.
+"""Mutation score: small errors are put into five modules one at a time, and the tests that run the
+changed line must notice.
 
-`make mutate` makes the mutants that mutmut makes, `--sample` of each module drawn at random, and writes results/mutation.json with those that no test
-noticed. `mutmut run` itself leaves out each function with a decorator (here the loops under torch.no_grad), so the mutants are run here: each in a fork of
-one warm process, which imports the changed module in the place of the file and runs, quickest first, the tests that came by the line. A test that takes more
-than SLOW seconds, and what lies beyond BUDGET seconds a mutant, is not asked: the score errs downwards. Not mutated: the wording of errors, docstrings,
-and what stands outside functions."""
+`make mutate` makes the mutants that mutmut makes, `--sample` of each module drawn at random, and
+writes results/mutation.json with those that no test noticed. `mutmut run` itself leaves out each
+function with a decorator (here the loops under torch.no_grad), so the mutants are run here: each in
+a fork of one warm process, which imports the changed module in the place of the file and runs,
+quickest first, the tests that came by the line. A test that takes more than SLOW seconds, and what
+lies beyond BUDGET seconds a mutant, is not asked: the score errs downwards. Not mutated: the
+wording of errors, docstrings, and what stands outside functions.
+"""
 
 import argparse
 import datetime
@@ -80,7 +84,9 @@ class Visitor(MutationVisitor):
 
 
 def lines_of(node, parents, places):
-    "First and last line of the statement that `node` is in, without the body of one that has a body."
+    """First and last line of the statement that `node` is in, without the body of one that has a
+    body.
+    """
     if isinstance(node, cst.Param) or any(isinstance(p, cst.Param) for p in parents):
         outer = next(p for p in parents if isinstance(p, (cst.FunctionDef, cst.Lambda)))
         return places[outer].start.line, places[outer].end.line
@@ -108,7 +114,9 @@ def lines_of(node, parents, places):
 
 
 def mutants(module, seed):
-    """All of them in an order drawn by `seed`, and their number: dicts of the lines, what stood there and stands there now, and the changed code."""
+    """All of them in an order drawn by `seed`, and their number: dicts of the lines, what stood
+    there and stands there now, and the changed code.
+    """
     text = (PACKAGE / f"{module}.py").read_text()
     wrapper = MetadataWrapper(cst.parse_module(text))
     visitor, places, above = (
@@ -171,7 +179,9 @@ class Timed:
 
 
 def coming_by():
-    "{module: {line: tests}} and {test: seconds}, from one run of the tests; kept until the package or a test changes."
+    """{module: {line: tests}} and {test: seconds}, from one run of the tests; kept until the
+    package or a test changes.
+    """
     texts = [
         path.read_bytes()
         for path in sorted([*PACKAGE.glob("*.py"), *(ROOT / "tests").glob("*.py")])
@@ -267,7 +277,9 @@ def files_of(tests):
 
 
 def ask(module, code, tests, seconds):
-    "The test that noticed `code` in the place of `module`, 'import' or 'time' where it came to no test or to no end; None if all passed."
+    """The test that noticed `code` in the place of `module`, 'import' or 'time' where it came to no
+    test or to no end; None if all passed.
+    """
     reads, writes = os.pipe()
     pid = os.fork()
     if not pid:

@@ -1,7 +1,11 @@
-"""A training that is killed ten times ends in the very weights of one that was left alone: `gde train` as a user runs it, killed by SIGKILL.
+"""A training that is killed ten times ends in the very weights of one that was left alone: `gde
+train` as a user runs it, killed by SIGKILL.
 
-`python tests/resume_run.py` takes about two minutes on a quiet core; `--steps 21000 --batch 64 --save-every 100` (`make resume`) an hour or more for each of the two.
-The moments are drawn at random: a number of steps that must have been kept, and then up to the time from one checkpoint to the next. Writes results/resume.json."""
+`python tests/resume_run.py` takes about two minutes on a quiet core; `--steps 21000 --batch 64
+--save-every 100` (`make resume`) an hour or more for each of the two. The moments are drawn at
+random: a number of steps that must have been kept, and then up to the time from one checkpoint to
+the next. Writes results/resume.json.
+"""
 
 import argparse
 import json

@@ -1,7 +1,10 @@
-"""The wheel in clean environments: for each Python that is there (3.11, 3.12, 3.13) and each torch, a virtual environment, the wheel in it, and quick
-tests in an empty folder. `python tests/wheel.py` takes the Python it runs with; `make wheel-test` all that it finds.
+"""The wheel in clean environments: for each Python that is there (3.11, 3.12, 3.13) and each torch,
+a virtual environment, the wheel in it, and quick tests in an empty folder. `python tests/wheel.py`
+takes the Python it runs with; `make wheel-test` all that it finds.
 
---torch "torch==2.6.0 torchvision==0.21.0" the oldest that is supported; default the newest. --environment PATH: one that has torch already."""
+--torch "torch==2.6.0 torchvision==0.21.0" the oldest that is supported; default the newest.
+--environment PATH: one that has torch already.
+"""
 
 import argparse
 import shutil
@@ -89,7 +92,9 @@ def check_contents(wheel):
 
 
 def interpreter(version):
-    "The Python of this version: one on the path that starts (a shim of pyenv's may not), else one of pyenv's own."
+    """The Python of this version: one on the path that starts (a shim of pyenv's may not), else one
+    of pyenv's own.
+    """
     pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
     for python in filter(None, [shutil.which(f"python{version}"), *reversed(pyenv)]):
         if subprocess.run([python, "-c", ""], capture_output=True).returncode == 0:

@@ -1,4 +1,6 @@
-"""Debian's Chromium, driven by Playwright, and a static server for it: for printing, for the still pictures, and for the tests of the site."""
+"""Debian's Chromium, driven by Playwright, and a static server for it: for printing, for the still
+pictures, and for the tests of the site.
+"""
 
 import contextlib
 import functools

@@ -1,10 +1,13 @@
-"""On the API page: labels of equations in docstrings become links, and below each public name stands an example, from book/examples.txt; tests/test_examples.py runs those."""
+"""On the API page: labels of equations in docstrings become links, and below each public name
+stands an example, from book/examples.txt; tests/test_examples.py runs those.
+"""
 
 import re
 
 from docutils import nodes
-from nbdev_book import ROOT, settings
 from sphinx.util.docutils import SphinxDirective
+
+from nbdev_book import ROOT, settings
 
 LABEL = re.compile(r"(?:\bEqs?\.\s+)?`(eq-[a-z0-9-]+)`")  # with the word that the link brings along
 PATH = ROOT / "book" / "examples.txt"
@@ -12,12 +15,14 @@ PATH = ROOT / "book" / "examples.txt"
 
 def examples():
     "{name: example}, and under 'start' what all of them start from."
-    name, *rest = re.split(r"^# (\w+)\n", PATH.read_text(), flags=re.M)
+    _name, *rest = re.split(r"^# (\w+)\n", PATH.read_text(), flags=re.M)
     return {name: text.strip() for name, text in zip(rest[::2], rest[1::2])}
 
 
 def link(app, what, name, obj, options, lines):
-    "Docstrings name equations by their labels, as `help()` shows them; here each is a link with its number."
+    """Docstrings name equations by their labels, as `help()` shows them; here each is a link with
+    its number.
+    """
     lines[:] = LABEL.sub(r":eq:`\1`", "\n".join(lines)).split("\n")
 
 
@@ -25,7 +30,7 @@ def append(app, what, name, obj, options, lines):
     "Public names of the package get their example."
     app.env.note_dependency(str(PATH))
     package, _, module_and_name = name.partition(".")
-    module, _, short = module_and_name.partition(".")
+    _module, _, short = module_and_name.partition(".")
     if package == settings()["lib_name"] and short in known:
         lines += ["", "For example:", "", *known[short].splitlines(), ""]
 

@@ -1,6 +1,11 @@
-"""The proof ledger: for each labelled equation its page, source, symbols in the code, and its two tests with their results.
+"""The proof ledger: for each labelled equation its page, source, symbols in the code, and its two
+tests with their results.
 
-Labels are read from the notebooks in reading order, symbols and sources from the docstrings of the package ("Eq. `eq-label`; Author year, Eq. n."), tests from the two files by name. An entry that lacks one of these, or whose test did not pass, is a warning, and the book is built with warnings as errors."""
+Labels are read from the notebooks in reading order, symbols and sources from the docstrings of the
+package ("Eq. `eq-label`; Author year, Eq. n."), tests from the two files by name. An entry that
+lacks one of these, or whose test did not pass, is a warning, and the book is built with warnings as
+errors.
+"""
 
 import ast
 import hashlib
@@ -16,9 +21,10 @@ import nbformat
 import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
-from nbdev_book import ROOT, settings
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
+
+from nbdev_book import ROOT, settings
 
 TESTS = {kind: ROOT / "tests" / f"test_equations_{kind}.py" for kind in ("symbolic", "numeric")}
 LABEL = re.compile(r"^\$\$ \((eq-[\w-]+)\)", re.M)
@@ -98,7 +104,9 @@ def inputs():
 
 
 def results():
-    "{(file, test): 'passed', 'failed' or 'skipped'} of a run of both files, kept in _build until the tests or the package change."
+    """{(file, test): 'passed', 'failed' or 'skipped'} of a run of both files, kept in _build until
+    the tests or the package change.
+    """
     sha = hashlib.sha256(b"".join(path.read_bytes() for path in inputs())).hexdigest()[:16]
     report = ROOT / "_build" / f"ledger-{sha}.xml"
     if not report.exists():
@@ -119,9 +127,12 @@ def results():
             stdout=subprocess.DEVNULL,
         )
         os.replace(partial, report)
-    outcome = lambda case: {"failure": "failed", "error": "failed", "skipped": "skipped"}.get(
-        next((child.tag for child in case), ""), "passed"
-    )
+
+    def outcome(case):
+        return {"failure": "failed", "error": "failed", "skipped": "skipped"}.get(
+            next((child.tag for child in case), ""), "passed"
+        )
+
     return {
         (case.get("classname").split(".")[-1], case.get("name")): outcome(case)
         for case in ElementTree.parse(report).iter("testcase")

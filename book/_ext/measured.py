@@ -1,6 +1,10 @@
-"""What the build measures: a line under each notebook's title with its running time, and a page with all of them.
+"""What the build measures: a line under each notebook's title with its running time, and a page
+with all of them.
 
-Time and date are those of the execution that a page shows, be it of this build or kept from an earlier one of the same code; `nb_metadata` of MyST-NB has them. That the executed cells fetch nothing is held by tests/test_notebooks.py, which runs each page with the network out of reach."""
+Time and date are those of the execution that a page shows, be it of this build or kept from an
+earlier one of the same code; `nb_metadata` of MyST-NB has them. That the executed cells fetch
+nothing is held by tests/test_notebooks.py, which runs each page with the network out of reach.
+"""
 
 import os
 import platform
@@ -8,9 +12,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from docutils import nodes
-from nbdev_book import settings
 from sphinx.addnodes import pending_xref
 from sphinx.util.docutils import SphinxDirective
+
+from nbdev_book import settings
 
 PAGE = "nbs/reference/status"
 SHOWN = [
@@ -117,7 +122,10 @@ def in_order(env):
 def fill(app, document, here):
     for node in list(document.findall(StatusTable)):
         runs = [(page, data) for page in in_order(app.env) if (data := execution(app.env, page))]
-        day = lambda data: datetime.fromtimestamp(data["mtime"], UTC).strftime("%Y-%m-%d %H:%M")
+
+        def day(data):
+            return datetime.fromtimestamp(data["mtime"], UTC).strftime("%Y-%m-%d %H:%M")
+
         rows = [
             [
                 link(app, here, page),

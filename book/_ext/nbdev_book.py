@@ -1,6 +1,8 @@
-"""Read nbdev notebooks for the book: `#|` directives become MyST-NB cell tags and metadata, exported cells get a label.
+"""Read nbdev notebooks for the book: `#|` directives become MyST-NB cell tags and metadata,
+exported cells get a label.
 
-The address of the project comes from settings.ini, the one place where it stands."""
+The address of the project comes from settings.ini, the one place where it stands.
+"""
 
 import ast
 import configparser
@@ -121,7 +123,9 @@ def address(app, config):
 
 
 def no_thebe(app, page, template, context, doctree):
-    "sphinx-thebe registers its script twice, which throws in the reader's console; the book does not use it."
+    """sphinx-thebe registers its script twice, which throws in the reader's console; the book does
+    not use it.
+    """
     for key in ("script_files", "css_files"):
         context[key] = [
             f

@@ -1,6 +1,9 @@
-"""What the reader meets beside the text: colour roles in the key equations, a term's line of code, previews of what a link refers to, the gain of the next page, and markup that reads well aloud.
+"""What the reader meets beside the text: colour roles in the key equations, a term's line of code,
+previews of what a link refers to, the gain of the next page, and markup that reads well aloud.
 
-`book/terms.json` binds the terms of the key equations to the code: for the id of an equation or an algorithm a list of [term, function, line, token]."""
+`book/terms.json` binds the terms of the key equations to the code: for the id of an equation or an
+algorithm a list of [term, function, line, token].
+"""
 
 import html
 import json
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup
 from docutils import nodes
+
 from nbdev_book import settings
 
 TERMS = json.loads((Path(__file__).parents[1] / "terms.json").read_text())
@@ -54,17 +58,22 @@ def colour_equations(app, doctree, page):
 
 
 def note_gain(app, doctree):
-    "The first sentence of a page says what its reader can do afterwards: the pages before and after show it."
+    """The first sentence of a page says what its reader can do afterwards: the pages before and
+    after show it.
+    """
     first = next(
         (n for n in doctree.findall(nodes.paragraph) if n.astext().startswith("After this ")), None
     )
     if first is None:
         return
-    as_html = lambda n: (
-        rf'<span class="math notranslate nohighlight">\({html.escape(n.astext())}\)</span>'
-        if isinstance(n, nodes.math)
-        else html.escape(n.astext())
-    )
+
+    def as_html(n):
+        return (
+            rf'<span class="math notranslate nohighlight">\({html.escape(n.astext())}\)</span>'
+            if isinstance(n, nodes.math)
+            else html.escape(n.astext())
+        )
+
     app.env.metadata[app.env.docname]["gain"] = "".join(map(as_html, first.children))
 
 
@@ -117,7 +126,10 @@ def preview(target):
 
 
 def write_previews(app, error):
-    "_static/previews.js, loaded when a link is first pointed at: {page#id: HTML}. A script, so that it works from a folder."
+    """_static/previews.js, loaded when a link is first pointed at: {page#id: HTML}.
+
+    A script, so that it works from a folder.
+    """
     if error or app.builder.name != "html":
         return
     found = {}
@@ -139,7 +151,9 @@ def write_previews(app, error):
 
 
 def archive(app, error):
-    "The whole site in one file beside its pages, to be read without a network; the archive itself is not in it."
+    """The whole site in one file beside its pages, to be read without a network; the archive itself
+    is not in it.
+    """
     if error or app.builder.name != "html":
         return
     site, out = Path(app.outdir), Path(app.outdir) / f"{settings()['lib_name']}-site.zip"

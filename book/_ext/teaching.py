@@ -1,4 +1,6 @@
-"""For teachers: the objectives of all chapters, read from the notebooks, and the figures of all pages, copied to `figures/` under the names of their labels."""
+"""For teachers: the objectives of all chapters, read from the notebooks, and the figures of all
+pages, copied to `figures/` under the names of their labels.
+"""
 
 import re
 import shutil
@@ -7,9 +9,10 @@ from pathlib import Path
 import nbformat
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
 from ledger import pages
 from measured import in_order, link, table
-from sphinx.util.docutils import SphinxDirective
 
 OBJECTIVES = re.compile(r":::\{admonition\} Objectives\n:class: tip\n(.*?)\n:::", re.S)
 GRADE = re.compile(r"^:::\{exercise\} .*\((check|derive|build)\)$", re.M)
@@ -60,7 +63,9 @@ class Figures(SphinxDirective):
 
 
 def remember(app, document):
-    "(label, caption, file) of each figure of a page that was read, kept with what Sphinx knows of the pages."
+    """(label, caption, file) of each figure of a page that was read, kept with what Sphinx knows of
+    the pages.
+    """
     env, found = app.env, []
     for figure in document.findall(nodes.figure):
         image, caption = (

@@ -1,20 +1,21 @@
-"""Bad input to what "classifier free" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "classifier free" refuses, and how it says so."""
 
 from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import EPS, INF, LINE, OF_CLASS, WORLD, T, X, Y, cases, flat, is_refused
+from guided_diffusion_edu.classifier_free import drop_labels, tilted_mixture
 
 TABLE = [  # (what, said, call)
     (
         "drop_labels by a share of 2",
         r"share must be between 0 and 1, got 2",
-        lambda: gde.drop_labels(Y, 2, 9),
+        lambda: drop_labels(Y, 2, 9),
     ),
     (
         "drop_labels by a share of nan",
         r"share must be between 0 and 1, got nan",
-        lambda: gde.drop_labels(Y, nan, 9),
+        lambda: drop_labels(Y, nan, 9),
     ),
     (
         "free_guidance without classes",
@@ -56,11 +57,11 @@ TABLE = [  # (what, said, call)
         "scale must be a finite number",
         lambda: gde.projected_model(flat, flat, LINE, nan),
     ),
-    ("tilted_world on one point", "points must", lambda: gde.tilted_mixture(WORLD, 0, 1.0, X[:1])),
+    ("tilted_world on one point", "points must", lambda: tilted_mixture(WORLD, 0, 1.0, X[:1])),
     (
         "tilted_world to an unknown class",
         r"y must be a class index in \[0, 2\), got 5",
-        lambda: gde.tilted_mixture(WORLD, 5, 1.0, X),
+        lambda: tilted_mixture(WORLD, 5, 1.0, X),
     ),
 ]
 

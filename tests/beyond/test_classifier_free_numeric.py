@@ -22,6 +22,7 @@ from guided_diffusion_edu.classifier_free import (
     rescaled_model,
     tilted_mixture,
 )
+from guided_diffusion_edu.diffusion import mean_from_eps
 from guided_diffusion_edu.lab.linear_gaussian import (
     ddim_variance,
     toy_guidance,
@@ -31,6 +32,7 @@ from guided_diffusion_edu.lab.linear_gaussian import (
 from guided_diffusion_edu.lab.quadrature import (
     total_variation,
 )
+from guided_diffusion_edu.samplers import score_from_eps
 from helpers import BLUNT, DOUBLE, LINEAR, WORLD, randn
 
 # ---- beyond the paper: two models in the place of a classifier
@@ -52,9 +54,12 @@ def test_eq_free_loss():
 
 def test_eq_implicit_classifier():
     x, y, exact = randn(30, 2), torch.arange(30) % 3, WORLD.classifier(LINEAR)
-    with_null = lambda x, t, y: WORLD.denoiser(LINEAR)(
-        x, t, None if (y == 9).all() else y
-    )  # a network with a class for none
+
+    def with_null(x, t, y):
+        return WORLD.denoiser(LINEAR)(
+            x, t, None if (y == 9).all() else y
+        )  # a network with a class for none
+
     for level in (3, 400, 990):
         t = torch.full((30,), level)
         by_classifier = gde.classifier_guidance(exact, y, 2.5)(x, t)
@@ -88,8 +93,12 @@ def test_eq_free_eps():
 
 def test_eq_autoguidance():
     # the variance channels stay those of the better model; the field is the score of the power
-    better = lambda x, t, y=None: torch.cat([x, 3 + x], 1)
-    weaker = lambda x, t, y=None: torch.cat([0.5 * x, 100 + x], 1)
+    def better(x, t, y=None):
+        return torch.cat([x, 3 + x], 1)
+
+    def weaker(x, t, y=None):
+        return torch.cat([0.5 * x, 100 + x], 1)
+
     x, t = randn(4, 2, 3, 3), torch.full((4,), 300)
     assert torch.allclose(autoguided_model(better, weaker, 3.0)(x, t), torch.cat([2 * x, 3 + x], 1))
     p, q = gde.GaussianMixture([[0.4, 0.0]], [0.5]), gde.GaussianMixture([[0.0, 0.1]], [0.9])
@@ -99,7 +108,7 @@ def test_eq_autoguidance():
     eps = autoguided_model(p.denoiser(LINEAR), q.denoiser(LINEAR), 3.0)(
         x.detach(), torch.full((5,), 300)
     )
-    assert torch.allclose(gde.score_from_eps(eps, a), score)
+    assert torch.allclose(score_from_eps(eps, a), score)
 
 
 def test_eq_tilt_gap():
@@ -164,10 +173,10 @@ def test_eq_pair_ddpm():
     for v, u, s in ((0.4, 1.0, 1.0), (0.4, 1.0, 3.0), (1.0, 2.0, 2.0)):
 
         def step(i):
-            alpha, beta = LINEAR.alphas[i].item(), LINEAR.betas[i].item()
+            _alpha, beta = LINEAR.alphas[i].item(), LINEAR.betas[i].item()
             eps = pair(v, u, s)(torch.ones(1, 1, dtype=DOUBLE), torch.tensor([i])).item()
             return (
-                gde.mean_from_eps(
+                mean_from_eps(
                     1.0, eps, LINEAR.alpha_bars[i].item(), LINEAR.alpha_bars_prev[i].item()
                 ),
                 0.0,
@@ -251,8 +260,13 @@ def test_eq_projected():
 
 def test_eq_gradient_field():
     x, t = randn(20, 2), torch.full((20,), 300)
-    turning = lambda x, t: x @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=DOUBLE)
-    half = lambda x, t: x @ torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=DOUBLE)
+
+    def turning(x, t):
+        return x @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=DOUBLE)
+
+    def half(x, t):
+        return x @ torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=DOUBLE)
+
     assert asymmetry(WORLD.denoiser(LINEAR), x, t).max() < 1e-9
     assert torch.allclose(asymmetry(turning, x, t), torch.full((20,), 2.0, dtype=DOUBLE))
     assert torch.allclose(asymmetry(half, x, t), torch.full((20,), (2 / 3) ** 0.5, dtype=DOUBLE))

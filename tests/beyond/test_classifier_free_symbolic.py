@@ -17,11 +17,14 @@ from symbols import a, b_1, b_2, gauss, r, s, same, v, w, x, x_t
 
 
 def test_eq_free_loss():
-    a_y, a_0, w_y, w_0, p = sp.symbols("a_y a_0 w_y w_0 p", real=True)
+    a_y, a_0, _w_y, _w_0, p = sp.symbols("a_y a_0 w_y w_0 p", real=True)
     noise = sp.Matrix(
         sp.symbols("n1:4", real=True)
     )  # three equally likely noises seen with a class, and hidden
-    mean = lambda guess: sum((n_k - guess) ** 2 for n_k in noise) / 3
+
+    def mean(guess):
+        return sum((n_k - guess) ** 2 for n_k in noise) / 3
+
     loss = (1 - p) * mean(a_y) + p * mean(a_0)
     best = sp.solve([sp.diff(loss, a_y), sp.diff(loss, a_0)], [a_y, a_0], dict=True)[0]
     assert same(best[a_y], sum(noise) / 3) and same(best[a_0], sum(noise) / 3)  # whatever p
@@ -29,7 +32,10 @@ def test_eq_free_loss():
 
 def test_eq_implicit_classifier():
     density, opinion = sp.Function("p", positive=True)(x_t), sp.Function("q", positive=True)(x_t)
-    eps_of = lambda p: -sqrt(1 - a) * sp.diff(log(p), x_t)
+
+    def eps_of(p):
+        return -sqrt(1 - a) * sp.diff(log(p), x_t)
+
     class_model = density * opinion / w  # Bayes' rule, w the share of the class
     assert same(-(eps_of(class_model) - eps_of(density)) / sqrt(1 - a), sp.diff(log(opinion), x_t))
 
@@ -43,12 +49,16 @@ def test_eq_free_eps():
 
 def test_eq_autoguidance():
     p, weak = sp.Function("p", positive=True)(x), sp.Function("q", positive=True)(x)
-    score = lambda f: sp.diff(log(f), x)
+
+    def score(f):
+        return sp.diff(log(f), x)
+
     assert same(score(weak) + s * (score(p) - score(weak)), score(p**s / weak ** (s - 1)))
 
 
 def test_eq_tilt_gap():
-    # data at two points with class probabilities p_1, p_2: noise the tilted law, and compare with the power
+    # data at two points with class probabilities p_1, p_2: noise the tilted law, and compare with
+    # the power
     p_1, p_2 = sp.symbols("p_1 p_2", positive=True)
     near, far = w * gauss(x, sqrt(a) * b_1, 1 - a), (1 - w) * gauss(x, sqrt(a) * b_2, 1 - a)
     density, opinion = near + far, (near * p_1 + far * p_2) / (near + far)
@@ -98,8 +108,13 @@ def test_eq_pair_ddpm():
 
 def test_eq_interval_law():
     low, high, level = sp.symbols("low high level", positive=True)
-    rate = lambda f: -f * log(1 + r**2 - level)  # primitive of f / (1 + r^2 - a)
-    part = lambda f, start, end: rate(f).subs(level, end) - rate(f).subs(level, start)
+
+    def rate(f):
+        return -f * log(1 + r**2 - level)  # primitive of f / (1 + r^2 - a)
+
+    def part(f, start, end):
+        return rate(f).subs(level, end) - rate(f).subs(level, start)
+
     total = part(1, 0, low) + part(s, low, high) + part(1, high, 1)
     claimed = log(gde.free.interval_variance(r, s, low, high))
     assert same(sp.diff(sp.expand_log(claimed, force=True) + total, s), 0) and same(
@@ -109,7 +124,10 @@ def test_eq_interval_law():
 
 def test_eq_rescaled():
     pixels, factor = sp.Matrix(sp.symbols("p1:4", real=True)), sp.symbols("factor", positive=True)
-    spread = lambda values: sum((value - sum(values) / 3) ** 2 for value in values)
+
+    def spread(values):
+        return sum((value - sum(values) / 3) ** 2 for value in values)
+
     wanted = sp.symbols("wanted", positive=True)
     assert same(spread(factor * pixels), factor**2 * spread(pixels))
     assert same(

@@ -1,10 +1,16 @@
-"""Bad input to what "exact guidance" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "exact guidance" refuses, and how it says so."""
 
 import torch
 from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, NAMES, SHORT, T, X, cases, flat, is_refused, level
+from guided_diffusion_edu.particles import (
+    annealed_twist,
+    effective_sample_size,
+    power_twist,
+    systematic,
+)
 
 TABLE = [  # (what, said, call)
     (
@@ -25,27 +31,27 @@ TABLE = [  # (what, said, call)
     (
         "systematic with weights of nan",
         "log_weights must be",
-        lambda: gde.systematic(torch.tensor([0.0, nan])),
+        lambda: systematic(torch.tensor([0.0, nan])),
     ),
     (
         "effective_sample_size of nothing",
         "log_weights must be",
-        lambda: gde.effective_sample_size(torch.zeros(0)),
+        lambda: effective_sample_size(torch.zeros(0)),
     ),
     (
         "effective_sample_size of a matrix",
         "log_weights must have shape",
-        lambda: gde.effective_sample_size(X),
+        lambda: effective_sample_size(X),
     ),
     (
         "power_twist to an unknown class",
         r"y must be a class index in \[0, 2\), got 5",
-        lambda: gde.power_twist(NAMES, 5, 1.0)(X, T),
+        lambda: power_twist(NAMES, 5, 1.0)(X, T),
     ),
     (
         "annealed_twist to an unknown class",
         r"y must be a class index in \[0, 2\), got -1",
-        lambda: gde.annealed_twist(NAMES, -1, 1.0, LINE)(X, T),
+        lambda: annealed_twist(NAMES, -1, 1.0, LINE)(X, T),
     ),
 ]
 

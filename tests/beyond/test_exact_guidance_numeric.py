@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Normal
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import mean_from_eps, small_variance
 from guided_diffusion_edu.lab.quadrature import (
     gaussian_kernel,
     guided_chain,
@@ -95,10 +96,8 @@ def test_eq_gaussian_weight():
     # one step: a linear twist that is a martingale leaves all weights equal, whatever is drawn
     chain = gde.Schedule([0.3, 0.4])
     variance, mean = (
-        gde.small_variance(chain)[1].item(),
-        gde.mean_from_eps(
-            1.0, 0.0, *(v[1].item() for v in (chain.alpha_bars, chain.alpha_bars_prev))
-        ),
+        small_variance(chain)[1].item(),
+        mean_from_eps(1.0, 0.0, *(v[1].item() for v in (chain.alpha_bars, chain.alpha_bars_prev))),
     )
     constant = {0: 0.0, 1: 0.7 * (mean - 1) + variance * 0.7**2 / 2}  # E[h_0 | x_1 = 1] = h_1(1)
     p = particle_sample(

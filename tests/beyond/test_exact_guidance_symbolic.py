@@ -11,13 +11,18 @@ from symbols import g, gauss, s, same, v, w
 
 
 def two_steps():
-    "Two states a level: P(x_2), P(x_1 | x_2), P(x_0 | x_1) and positive twists h_0, h_1, h_2, all free."
+    """Two states a level: P(x_2), P(x_1 | x_2), P(x_0 | x_1) and positive twists h_0, h_1, h_2, all
+    free.
+    """
     start, first, second = (
         sp.symbols("p_2 p_10 p_11", positive=True),
         sp.symbols("f_0 f_1", positive=True),
         sp.symbols("g_0 g_1", positive=True),
     )
-    two = lambda p: (p, 1 - p)
+
+    def two(p):
+        return (p, 1 - p)
+
     twists = [sp.symbols(f"h_{level}0 h_{level}1", positive=True) for level in range(3)]
     return two(start[0]), [two(p) for p in first], [two(p) for p in second], twists
 
@@ -63,7 +68,8 @@ def test_eq_gaussian_weight():
 
 
 def test_eq_smc_evidence():
-    # one particle and one step, any proposal: the mean of the product of weights is the evidence; with resampling by counting for two
+    # one particle and one step, any proposal: the mean of the product of weights is the evidence;
+    # with resampling by counting for two
     start, first, _, (h_0, h_1, _) = two_steps()
     r = sp.symbols("r_0 r_1", positive=True)
     proposal = [(p, 1 - p) for p in r]
@@ -103,9 +109,15 @@ def test_eq_systematic():
 
 def test_eq_twist_bounds():
     t = sp.symbols("t", positive=True)
-    power = lambda z: z**3
+
+    def power(z):
+        return z**3
+
     p_1, p_2 = Rational(1, 5), Rational(9, 10)
-    mean = lambda f: w * f(p_1) + (1 - w) * f(p_2)
+
+    def mean(f):
+        return w * f(p_1) + (1 - w) * f(p_2)
+
     below, above = (
         sp.factor(mean(power) - power(mean(lambda z: z))),
         sp.factor(mean(lambda z: z) - mean(power)),

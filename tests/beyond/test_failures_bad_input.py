@@ -1,21 +1,21 @@
-"""Bad input to what "failures" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "failures" refuses, and how it says so."""
 
 import torch
 
-import guided_diffusion_edu as gde
 from bad_input import WORLD, X, cases, is_refused
+from guided_diffusion_edu.diagnostics import dynamic_threshold, mode_shares, target_shares
 
 TABLE = [  # (what, said, call)
-    ("dynamic_threshold beyond 1", "quantile must be .* got 95", lambda: gde.dynamic_threshold(95)),
+    ("dynamic_threshold beyond 1", "quantile must be .* got 95", lambda: dynamic_threshold(95)),
     (
         "mode_shares of another dimension",
         r"x must have shape \(B, 2\)",
-        lambda: gde.mode_shares(WORLD, torch.zeros(2, 3)),
+        lambda: mode_shares(WORLD, torch.zeros(2, 3)),
     ),
     (
         "target_shares to an unknown class",
         r"y must be a class index",
-        lambda: gde.target_shares(WORLD, 5, 1.0, X),
+        lambda: target_shares(WORLD, 5, 1.0, X),
     ),
 ]
 

@@ -20,6 +20,7 @@ from guided_diffusion_edu.lab.linear_gaussian import (
     toy_moments,
     toy_step_ddim,
 )
+from guided_diffusion_edu.schedules import schedule_from_alpha_bar
 from helpers import BLUNT, DOUBLE, LINEAR, WORLD, gaussian_log, lab_target, randn
 
 # ---- where guidance goes wrong
@@ -115,7 +116,7 @@ def test_eq_gradient_of_means():
 
 
 def test_eq_early_push():
-    faint, x = gde.schedule_from_alpha_bar(lambda u: 10 ** (-8 * u), 10), randn(6, 2)
+    faint, x = schedule_from_alpha_bar(lambda u: 10 ** (-8 * u), 10), randn(6, 2)
     g = gde.classifier_guidance(WORLD.classifier(faint), torch.ones(6, dtype=torch.long))(
         x, torch.full((6,), 9)
     )

@@ -80,7 +80,10 @@ def test_eq_kept_modes():
 
 def test_eq_gradient_of_means():
     of_y, of_all = sp.symbols("m_y m", real=True)
-    score = lambda mean: (sqrt(a) * mean - x_t) / (1 - a)  # eq-tweedie, solved for the score
+
+    def score(mean):
+        return (sqrt(a) * mean - x_t) / (1 - a)  # eq-tweedie, solved for the score
+
     assert same(sp.solve(sp.Eq(mu, (x_t + (1 - a) * g) / sqrt(a)), g)[0], score(mu))
     assert same(score(of_y) - score(of_all), sqrt(a) / (1 - a) * (of_y - of_all))
 

@@ -95,13 +95,19 @@ def test_a_walk_resumed_on_the_way(sampler):
 @pytest.mark.parametrize("sampler", SOLVERS)
 def test_learned_variances_are_put_aside(sampler):
     s, model = gde.respace(LINEAR, 5), WORLD.denoiser(LINEAR)
-    stacked = lambda x, t, y=None: torch.cat([model(x, t, y), torch.full_like(x, 0.3)], 1)
+
+    def stacked(x, t, y=None):
+        return torch.cat([model(x, t, y), torch.full_like(x, 0.3)], 1)
+
     drawn = [
         sampler(m, s, (6, 2), x_T=noise(), clip=False, generator=torch.Generator().manual_seed(1))
         for m in (model, stacked)
     ]
     assert torch.equal(*drawn)
-    wish = lambda x_0: x_0.square().sum(1)
+
+    def wish(x_0):
+        return x_0.square().sum(1)
+
     t = torch.full((6,), 300)
     assert torch.equal(
         gde.x_0_guidance(model, LINEAR, wish)(noise(), t),

@@ -1,4 +1,4 @@
-"""Bad input to what "few steps" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "few steps" refuses, and how it says so."""
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, cases, is_refused, of_samplers

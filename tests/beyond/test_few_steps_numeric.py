@@ -7,9 +7,11 @@ import torch
 from torch.distributions import Normal
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import posterior_mean, posterior_variance
 from guided_diffusion_edu.lab.quadrature import (
     class_distribution,
 )
+from guided_diffusion_edu.samplers import guided_x_0
 from guided_diffusion_edu.solvers import (
     edm_steps,
     exponential_step,
@@ -31,7 +33,10 @@ def even_levels(n, low=0.05, high=20.0):
 
 
 def flow_error(sampler, n, points=60):
-    "Of n guided steps in one dimension, at the last level above the clean end, to the exact flow of class 0: the median, as points near the watershed of the two components decide any mean square."
+    """Of n guided steps in one dimension, at the last level above the clean end, to the exact flow
+    of class 0: the median, as points near the watershed of the two components decide any mean
+    square.
+    """
     s = even_levels(n)
     x_T = torch.special.ndtri((torch.arange(points) + 0.5).to(DOUBLE) / points)
     guidance = gde.exact_guidance(LINE, s, torch.zeros(points, dtype=torch.long))
@@ -55,7 +60,10 @@ def flow_error(sampler, n, points=60):
 def test_eq_flow_log_snr():
     # d x_bar / d lambda of the exact flow, by differences of the quantile map, is x_0 - x_bar
     x, noise, width = torch.tensor([-0.8, 0.1, 0.9], dtype=DOUBLE), 0.7, 1e-4
-    level = lambda noise: 1 / (1 + noise**2)
+
+    def level(noise):
+        return 1 / (1 + noise**2)
+
     moved = [
         flow_map(LINE, x * level(noise) ** 0.5, level(noise), level(noise * math.exp(-h)))
         / level(noise * math.exp(-h)) ** 0.5
@@ -110,7 +118,7 @@ def test_eq_exponential_step():
         t, a = torch.full((20,), s.timesteps[i].item()), s.alpha_bars[i].item()
         x = exponential_step(
             x,
-            gde.guided_x_0(gde.x_0_from_eps(x, model(x, t), a), a, guidance(x, t)),
+            guided_x_0(gde.x_0_from_eps(x, model(x, t), a), a, guidance(x, t)),
             a,
             s.alpha_bars_prev[i].item(),
         )
@@ -129,7 +137,9 @@ def test_eq_two_m():
 
 def test_eq_two_m_error():
     # one step along x_0(lambda) = sin(2 lambda + 0.3), integrated exactly by a fine sum
-    f = lambda u: math.sin(2 * u + 0.3)
+    def f(u):
+        return math.sin(2 * u + 0.3)
+
     for h in (0.02, 0.01):
         u = (torch.arange(20_000) + 0.5).to(DOUBLE) / 20_000 * h
         exact = ((u - h).exp() * torch.sin(2 * u + 0.3)).mean().item() * h
@@ -140,7 +150,8 @@ def test_eq_two_m_error():
 
 
 def test_eq_stochastic_flow():
-    # a short noisy step leaves mean and variance of the noised class right, to second order in its length
+    # a short noisy step leaves mean and variance of the noised class right, to second order in its
+    # length
     for h in (0.02, 0.01):
         noise = 0.8
         a, b = 1 / (1 + noise**2), 1 / (1 + (noise * math.exp(-h)) ** 2)
@@ -166,11 +177,11 @@ def test_eq_stochastic_step():
     for a, b in ((0.1, 0.3), (0.6, 0.95), (0.999, 1.0)):
         assert torch.allclose(
             stochastic_step(x, estimate, 0.0, a, b),
-            gde.posterior_mean(estimate, x, a, b),
+            posterior_mean(estimate, x, a, b),
             atol=1e-12,
         )
         assert stochastic_step(0.0, 0.0, 1.0, a, b) ** 2 == pytest.approx(
-            gde.posterior_variance(a, b), abs=1e-12
+            posterior_variance(a, b), abs=1e-12
         )
     s, one = even_levels(4), gde.GaussianMixture([[0.3]], [0.5])
     x, g, before = randn(7, 1), torch.Generator().manual_seed(3), None
@@ -228,7 +239,10 @@ def test_eq_quantile_flow():
     # against the sampler in very many steps, and the closed form for one Gaussian
     one, x = gde.GaussianMixture([[0.0]], [0.5]), torch.tensor([-1.0, 0.3, 2.0], dtype=DOUBLE)
     a, b = 0.2, 0.9
-    spread = lambda level: (0.25 * level + 1 - level) ** 0.5
+
+    def spread(level):
+        return (0.25 * level + 1 - level) ** 0.5
+
     assert torch.allclose(flow_map(one, x, a, b), x * spread(b) / spread(a), atol=1e-10)
     assert torch.allclose(mixture_cdf(one, x), Normal(0.0, 0.5).cdf(x), atol=1e-12)
     assert flow_error(gde.heun_sample, 200, 20) < 5e-4

@@ -7,6 +7,7 @@ import guided_diffusion_edu as gde
 import guided_diffusion_edu.classifier_free
 import guided_diffusion_edu.diagnostics
 import guided_diffusion_edu.particles
+from guided_diffusion_edu.diffusion import posterior_mean, posterior_variance
 from guided_diffusion_edu.solvers import (
     exponential_step,
     heun,
@@ -53,7 +54,10 @@ def test_eq_two_m():
 
 def test_eq_two_m_error():
     f, f1, f2, u = sp.symbols("f f1 f2 u", real=True)
-    curve = lambda u: f + f1 * u + f2 * u**2 / 2
+
+    def curve(u):
+        return f + f1 * u + f2 * u**2 / 2
+
     exact = sp.integrate(exp(u - step_h) * curve(u), (u, 0, step_h))
     error = exact - (1 - exp(-step_h)) * two_m(curve(0), curve(-step_h), step_h, step_h)
     leading = sp.series(sp.nsimplify(error, rational=True).expand(), step_h, 0, 4).removeO()
@@ -73,16 +77,18 @@ def test_eq_stochastic_step():
     u = sp.symbols("u", positive=True)
     variance = sp.integrate(exp(-4 * (step_h - u)) * 2 * exp(-2 * (lam + u)), (u, 0, step_h))
     assert sp.simplify(variance - exp(-2 * (lam + step_h)) * (1 - exp(-2 * step_h))) == 0
-    assert same(
-        stochastic_step(x_t, x_0, 0, ab, ab_prev), gde.posterior_mean(x_0, x_t, ab, ab_prev)
-    )
-    assert same(stochastic_step(0, 0, 1, ab, ab_prev) ** 2, gde.posterior_variance(ab, ab_prev))
+    assert same(stochastic_step(x_t, x_0, 0, ab, ab_prev), posterior_mean(x_0, x_t, ab, ab_prev))
+    assert same(stochastic_step(0, 0, 1, ab, ab_prev) ** 2, posterior_variance(ab, ab_prev))
 
 
 def test_eq_heun():
-    # to second order: for the slope k x + l sigma, one step against the Taylor expansion of the solution
+    # to second order: for the slope k x + l sigma, one step against the Taylor expansion of the
+    # solution
     k, l, sigma, width = sp.symbols("k l sigma width", real=True)
-    field = lambda x, sigma: k * x + l * sigma
+
+    def field(x, sigma):
+        return k * x + l * sigma
+
     ended = heun(x, field(x, sigma), field(x + width * field(x, sigma), sigma + width), width)
     taylor = x + width * field(x, sigma) + width**2 / 2 * (k * field(x, sigma) + l)
     assert same(ended, taylor)

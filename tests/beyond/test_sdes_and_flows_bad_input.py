@@ -1,7 +1,8 @@
-"""Bad input to what "sdes and flows" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "sdes and flows" refuses, and how it says so."""
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, SHORT, T, X, cases, flat, is_refused, of_samplers
+from guided_diffusion_edu.flows import flow_eps_model, flow_sample
 
 TABLE = [  # (what, said, call)
     (
@@ -12,22 +13,22 @@ TABLE = [  # (what, said, call)
     (
         "flow_sample with rising times",
         "times must fall",
-        lambda: gde.flow_sample(flat, [0.1, 0.9], X),
+        lambda: flow_sample(flat, [0.1, 0.9], X),
     ),
     (
         "flow_sample with no times",
         r"times must have shape \(N,\)",
-        lambda: gde.flow_sample(flat, [], X),
+        lambda: flow_sample(flat, [], X),
     ),
     (
         "flow_sample with times beyond 1",
         "times must fall and lie between 0 and 1, got 2",
-        lambda: gde.flow_sample(flat, [2.0, 0.5], X),
+        lambda: flow_sample(flat, [2.0, 0.5], X),
     ),
     (
         "diffusion_of beyond the schedule",
         "t must hold steps",
-        lambda: gde.flow_eps_model(flat, LINE)(X, T + 99),
+        lambda: flow_eps_model(flat, LINE)(X, T + 99),
     ),
     *of_samplers(gde.sde_sample),
 ]

@@ -35,10 +35,16 @@ def test_eq_vp_sde():
 
 
 def test_eq_fokker_planck():
-    # both sides in the exact world, for a process that is not the family's: drift -x / 2, noise 1, the way up
+    # both sides in the exact world, for a process that is not the family's: drift -x / 2, noise 1,
+    # the way up
     x, level, h = torch.linspace(-2, 2, 41, dtype=DOUBLE)[:, None].requires_grad_(), 0.6, 1e-5
-    grad = lambda values: torch.autograd.grad(values.sum(), x, create_graph=True)[0]
-    density = lambda a: LINE.at(a).log_prob(x).exp()
+
+    def grad(values):
+        return torch.autograd.grad(values.sum(), x, create_graph=True)[0]
+
+    def density(a):
+        return LINE.at(a).log_prob(x).exp()
+
     change = (density(level * math.exp(-h)) - density(level * math.exp(h))) / (2 * h)
     p = density(level)[:, None]
     assert torch.allclose(change, (-grad(-x / 2 * p) + grad(grad(p)) / 2)[:, 0], atol=1e-6)
@@ -54,11 +60,12 @@ def test_eq_fokker_planck():
 
 
 def test_eq_reverse_family():
-    # one short step of each process leaves mean and variance of the exact law right to first order; the sampler takes that step
+    # one short step of each process leaves mean and variance of the exact law right to first order;
+    # the sampler takes that step
     s = gde.Schedule([0.3, 1e-3])
     one = gde.GaussianMixture([[0.4]], [0.6])
     before, after = one.at(s.alpha_bars[1].item()), one.at(s.alpha_bars[0].item())
-    x, draws = randn(300_000, 1) * before.variances.sqrt() + before.means, {}
+    x, _draws = randn(300_000, 1) * before.variances.sqrt() + before.means, {}
     for kappa in (0.0, 1.0, 2.0):
         _, path = sde_sample(
             one.denoiser(s),

@@ -16,11 +16,13 @@ from guided_diffusion_edu.flows import (
     to_flow,
     velocity_from_eps,
 )
+from guided_diffusion_edu.samplers import score_from_eps
 from symbols import a, ab, ab_prev, eps, g, gauss, mu, s, same, v, x, x_0, x_t
 
 
 def test_eq_vp_sde():
-    # mean factor and variance after a time u with constant rate; and a step of the chain to first order
+    # mean factor and variance after a time u with constant rate; and a step of the chain to first
+    # order
     rate, u, small = sp.symbols("rate u small", positive=True)
     mean, var = exp(-rate * u / 2), 1 - exp(-rate * u)
     assert (
@@ -54,7 +56,7 @@ def test_eq_reverse_family():
 
 
 def test_eq_guided_score():
-    assert same(guided_score(eps, a, s * g), gde.score_from_eps(eps, a) + s * g)
+    assert same(guided_score(eps, a, s * g), score_from_eps(eps, a) + s * g)
 
 
 def test_eq_linear_path():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.unet import Stage
+from guided_diffusion_edu.performance import cuda_graph
+from guided_diffusion_edu.unet import Stage, recompute_stages
 from helpers import randomise
 
 SMALL = dict(
@@ -21,9 +22,11 @@ SMALL = dict(
 
 
 def test_recomputing_changes_no_number():
-    "The same gradients, dropout included, for less memory; and a copy recomputes with its own weights."
+    """The same gradients, dropout included, for less memory; and a copy recomputes with its own
+    weights.
+    """
     model = randomise(gde.UNet(gde.UNetConfig(**SMALL, dropout=0.3))).train()
-    copy = deepcopy(gde.recompute_stages(deepcopy(model)))
+    copy = deepcopy(recompute_stages(deepcopy(model)))
     found = []
     for net in (model, copy):
         kept = []
@@ -51,7 +54,9 @@ def test_recomputing_changes_no_number():
 
 @pytest.mark.parametrize("network", ["model", "classifier"])
 def test_fast_changes_no_number(network, monkeypatch):
-    "Compiled stage by stage (here traced whole, without a compiler), channels last: the same answers and gradients. In bfloat16 nearly the same."
+    """Compiled stage by stage (here traced whole, without a compiler), channels last: the same
+    answers and gradients. In bfloat16 nearly the same.
+    """
     monkeypatch.setattr(
         Stage,
         "compile",
@@ -86,7 +91,9 @@ def test_fast_changes_no_number(network, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_convolutions_of_16_bits_are_rounded_once(dtype, monkeypatch):
-    "What the measurement of 16 bits computes: forward what PyTorch has on a processor, slowly; and each way back, which PyTorch adds up in 16 bits there, is float32's rounded."
+    """What the measurement of 16 bits computes: forward what PyTorch has on a processor, slowly;
+    and each way back, which PyTorch adds up in 16 bits there, is float32's rounded.
+    """
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     from sixteen_bits import RoundedConvolutions
 
@@ -117,25 +124,27 @@ def test_what_is_recorded_on_a_cpu_is_the_function():
         return x + t[:, None]
 
     assert torch.equal(
-        gde.cuda_graph(model)(torch.ones(2, 1), torch.tensor([3, 4]), None),
+        cuda_graph(model)(torch.ones(2, 1), torch.tensor([3, 4]), None),
         torch.tensor([[4.0], [5.0]]),
     ) and calls == [None]
 
 
 @pytest.mark.gpu
 def test_what_is_recorded_is_what_is_computed():
-    "In two sizes of batch, again with other numbers and other weights, and a whole guided walk; and what it gave is not written over."
+    """In two sizes of batch, again with other numbers and other weights, and a whole guided walk;
+    and what it gave is not written over.
+    """
     digits = gde.load_pretrained("digits")
     model, classifier, y = (
         digits.model.cuda(),
         digits.classifier.cuda(),
         torch.arange(8, device="cuda"),
     )
-    again = gde.cuda_graph(model)
+    again = cuda_graph(model)
     assert again.config is model.config
     for batch in (8, 3, 8):
         guidance = gde.classifier_guidance(classifier, y[:batch], 2.0)
-        steered = gde.cuda_graph(guidance)
+        steered = cuda_graph(guidance)
         inputs = [
             (torch.randn(batch, 1, 8, 8, device="cuda"), torch.full((batch,), t, device="cuda"))
             for t in (10, 500, 900)

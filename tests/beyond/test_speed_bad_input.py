@@ -1,9 +1,16 @@
-"""Bad input to what "speed" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "speed" refuses, and how it says so."""
 
 import torch
 
 import guided_diffusion_edu as gde
 from bad_input import cases, flat, is_refused
+from guided_diffusion_edu.performance import (
+    cuda_graph,
+    guided_cost,
+    matmul_rate,
+    speedup,
+    utilisation,
+)
 
 TABLE = [  # (what, said, call)
     (
@@ -11,12 +18,12 @@ TABLE = [  # (what, said, call)
         "first must be at most last",
         lambda: gde.interval_guidance(flat, 10, 5),
     ),
-    ("guided_cost share", "share must be", lambda: gde.guided_cost(1.0, 1.0, share=1.5)),
-    ("speedup share", "share must be", lambda: gde.speedup(-0.1, 2.0)),
-    ("speedup times", "times must be above 0", lambda: gde.speedup(0.5, 0.0)),
-    ("utilisation seconds", "seconds must be above 0", lambda: gde.utilisation(1.0, 0.0, 1.0)),
-    ("matmul_rate rounds", "rounds must be", lambda: gde.matmul_rate(8, rounds=0)),
-    ("recorded nothing", "function must be callable", lambda: gde.cuda_graph(None)),
+    ("guided_cost share", "share must be", lambda: guided_cost(1.0, 1.0, share=1.5)),
+    ("speedup share", "share must be", lambda: speedup(-0.1, 2.0)),
+    ("speedup times", "times must be above 0", lambda: speedup(0.5, 0.0)),
+    ("utilisation seconds", "seconds must be above 0", lambda: utilisation(1.0, 0.0, 1.0)),
+    ("matmul_rate rounds", "rounds must be", lambda: matmul_rate(8, rounds=0)),
+    ("recorded nothing", "function must be callable", lambda: cuda_graph(None)),
     (
         "fast dtype",
         "dtype must be one of",

@@ -11,6 +11,7 @@ from guided_diffusion_edu.performance import (
     speedup,
     utilisation,
 )
+from guided_diffusion_edu.unet import survey
 from helpers import DOUBLE, LINEAR
 
 
@@ -62,7 +63,7 @@ def test_eq_guided_cost():
     )
     x, t = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)
     unet, opinion = (
-        sum(part.flops for part in gde.survey(network, x, t)) for network in (model, classifier)
+        sum(part.flops for part in survey(network, x, t)) for network in (model, classifier)
     )
     short, guidance = (
         gde.respace(LINEAR, 10),

@@ -3,6 +3,7 @@
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.training_free import corrected_guidance, known_pixels, measurement_loss
 
 
 def test_a_half_known_digit():
@@ -14,9 +15,9 @@ def test_a_half_known_digit():
     guidance = gde.x_0_guidance(
         digits.model,
         digits.schedule,
-        gde.measurement_loss(gde.known_pixels(upper), upper * image, 0.2),
+        measurement_loss(known_pixels(upper), upper * image, 0.2),
     )
-    guidance = gde.waiting(gde.corrected_guidance(guidance, digits.schedule, 0.2, spread=0.5), 700)
+    guidance = gde.waiting(corrected_guidance(guidance, digits.schedule, 0.2, spread=0.5), 700)
     x = gde.ddim_sample(
         digits.model,
         gde.respace(digits.schedule, 15),
@@ -25,5 +26,8 @@ def test_a_half_known_digit():
         eta=1.0,
         generator=torch.Generator().manual_seed(0),
     )
-    miss = lambda a: (upper * (a - image)).square().mean().sqrt()
+
+    def miss(a):
+        return (upper * (a - image)).square().mean().sqrt()
+
     assert miss(x) < 0.4 * miss(image.roll(1, 0)) and x.abs().max() < 1.5

@@ -1,4 +1,4 @@
-"""Bad input to what "training free" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "training free" refuses, and how it says so."""
 
 import torch
 from torch import nan
@@ -18,6 +18,17 @@ from bad_input import (
     is_refused,
     level,
     of_samplers,
+)
+from guided_diffusion_edu.training_free import (
+    class_loss,
+    colour,
+    conjunction,
+    corrected_guidance,
+    disjunction,
+    edges,
+    low_pass,
+    measured_guidance,
+    measurement_loss,
 )
 
 TABLE = [  # (what, said, call)
@@ -39,28 +50,28 @@ TABLE = [  # (what, said, call)
     (
         "measurement_loss without error",
         "r must be positive, got 0",
-        lambda: gde.measurement_loss(lambda x: x, X, 0.0),
+        lambda: measurement_loss(lambda x: x, X, 0.0),
     ),
     (
         "measured_guidance without error",
         "r must be positive, got -1",
-        lambda: gde.measured_guidance(WORLD, LINE, torch.ones(1, 2), torch.zeros(1), -1.0),
+        lambda: measured_guidance(WORLD, LINE, torch.ones(1, 2), torch.zeros(1), -1.0),
     ),
     (
         "mended without error",
         "r must be positive",
-        lambda: gde.corrected_guidance(level, LINE, 0.0),
+        lambda: corrected_guidance(level, LINE, 0.0),
     ),
-    ("low_pass by 0", "factor must be a whole number .* got 0", lambda: gde.low_pass(0)),
-    ("colour of a row", r"x_0 must have shape \(B, C, H, W\)", lambda: gde.colour(X)),
-    ("edges of a row", r"x_0 must have shape \(B, C, H, W\)", lambda: gde.edges(X)),
+    ("low_pass by 0", "factor must be a whole number .* got 0", lambda: low_pass(0)),
+    ("colour of a row", r"x_0 must have shape \(B, C, H, W\)", lambda: colour(X)),
+    ("edges of a row", r"x_0 must have shape \(B, C, H, W\)", lambda: edges(X)),
     (
         "class_loss with classes of floats",
         "y must hold class indices",
-        lambda: gde.class_loss(NAMES, Y.float()),
+        lambda: class_loss(NAMES, Y.float()),
     ),
-    ("all_of nothing", "losses must", lambda: gde.conjunction()),
-    ("any_of nothing", "losses must", lambda: gde.disjunction()),
+    ("all_of nothing", "losses must", lambda: conjunction()),
+    ("any_of nothing", "losses must", lambda: disjunction()),
     *of_samplers(gde.recurrent_sample),
 ]
 

@@ -9,6 +9,7 @@ from torch.distributions import Normal
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.training_free import (
     class_loss,
+    colour,
     conjunction,
     corrected_guidance,
     disjunction,
@@ -28,13 +29,13 @@ from helpers import DOUBLE, LINE, LINEAR, WORLD, randn
 
 def test_eq_measurement():
     x_0, r = randn(3, 2, 4, 4), 0.3
-    for look in (gde.colour, low_pass(2), edges, known_pixels((randn(4, 4) > 0).to(DOUBLE))):
+    for look in (colour, low_pass(2), edges, known_pixels((randn(4, 4) > 0).to(DOUBLE))):
         value = look(randn(3, 2, 4, 4, seed=1))
         by_normal = -Normal(value, r).log_prob(look(x_0)).flatten(1).sum(1)
         constant = -Normal(value, r).log_prob(value).flatten(1).sum(1)
         assert torch.allclose(measurement_loss(look, value, r)(x_0), by_normal - constant)
     assert (
-        torch.allclose(gde.colour(x_0), x_0.mean((2, 3)))
+        torch.allclose(colour(x_0), x_0.mean((2, 3)))
         and low_pass(2)(x_0).shape == (3, 2, 2, 2)
         and edges(torch.ones(1, 1, 3, 3)).abs().max() == 0
     )
@@ -99,7 +100,10 @@ def test_eq_jensen_gap():
     for t in (3, 6):
         a, x = LINEAR.alpha_bars[t].item(), torch.tensor([[0.1], [0.25]], dtype=DOUBLE)
         estimate = (x + (1 - a) * LINE.at(a).score(x)) / a**0.5
-        f = lambda d: (-(d**2) / (2 * r**2)) - 0.5 * math.log(2 * math.pi * r**2)
+
+        def f(d):
+            return (-(d**2) / (2 * r**2)) - 0.5 * math.log(2 * math.pi * r**2)
+
         gap = measured_log_prob(LINE, one, value, r)(a, x) - f(value - estimate)[:, 0]
         V = (1 - a) * 0.0225 / (a * 0.0225 + 1 - a)  # both points belong to the middle component
         wanted = V / 2 * ((value - estimate) ** 2 / r**4 - 1 / r**2)[:, 0]
@@ -121,7 +125,8 @@ def test_eq_dps_ratio():
 
 
 def test_eq_jacobian_is_variance():
-    # by a grid over x_0, in the three-component world; and the guidance moves the estimate by the variance times the gradient of the loss
+    # by a grid over x_0, in the three-component world; and the guidance moves the estimate by the
+    # variance times the gradient of the loss
     grid = torch.linspace(-5, 5, 8001, dtype=DOUBLE)
     for level in (100, 500):
         a, x = LINEAR.alpha_bars[level].item(), torch.tensor([[-0.4], [0.5]], dtype=DOUBLE)
@@ -137,7 +142,9 @@ def test_eq_jacobian_is_variance():
 
 
 def test_eq_all_of():
-    classifier = lambda x, t: WORLD.class_log_probs(x)
+    def classifier(x, t):
+        return WORLD.class_log_probs(x)
+
     x, first, second = (
         randn(6, 2),
         torch.zeros(6, dtype=torch.long),
@@ -149,7 +156,9 @@ def test_eq_all_of():
 
 
 def test_eq_any_of():
-    classifier = lambda x, t: WORLD.class_log_probs(x)
+    def classifier(x, t):
+        return WORLD.class_log_probs(x)
+
     x, first, second = (
         randn(6, 2),
         torch.zeros(6, dtype=torch.long),
@@ -163,7 +172,8 @@ def test_eq_any_of():
 
 
 def test_eq_recurrence():
-    # one round is DDIM; two rounds with one step, by hand; and the exact law of one Gaussian is kept by a round of the exact step
+    # one round is DDIM; two rounds with one step, by hand; and the exact law of one Gaussian is
+    # kept by a round of the exact step
     s, one, x = gde.respace(LINEAR, 3), gde.GaussianMixture([[0.0]], [1.0]), randn(6, 1)
     model = one.denoiser(LINEAR)
     assert torch.allclose(
@@ -181,10 +191,12 @@ def test_eq_recurrence():
         generator=torch.Generator().manual_seed(4),
         trajectory=True,
     )
-    factor = lambda i: (
-        (s.alpha_bars[i] * s.alpha_bars_prev[i]).sqrt()
-        + ((1 - s.alpha_bars[i]) * (1 - s.alpha_bars_prev[i])).sqrt()
-    )
+
+    def factor(i):
+        return (s.alpha_bars[i] * s.alpha_bars_prev[i]).sqrt() + (
+            (1 - s.alpha_bars[i]) * (1 - s.alpha_bars_prev[i])
+        ).sqrt()
+
     z = torch.randn(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(4))
     assert torch.allclose(
         path[1],

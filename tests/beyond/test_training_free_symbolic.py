@@ -33,7 +33,8 @@ def test_eq_measurement():
 
 
 def test_eq_measured():
-    # two pictures, a measurement with two outcomes that looks at x_0 alone: P(y | x_t) is the mean of P(y | x_0) given x_t
+    # two pictures, a measurement with two outcomes that looks at x_0 alone: P(y | x_t) is the mean
+    # of P(y | x_0) given x_t
     prior, seen_0, seen_1, noisy_0, noisy_1 = sp.symbols(
         "prior seen0 seen1 noisy0 noisy1", positive=True
     )
@@ -78,7 +79,7 @@ def test_eq_dps_ratio():
 
 
 def test_eq_jacobian_is_variance():
-    density, first = two_points(x_t, a)
+    _density, first = two_points(x_t, a)
     mean, square = first * b_1 + (1 - first) * b_2, first * b_1**2 + (1 - first) * b_2**2
     claim = (1 - a) / sqrt(a) * sp.diff(mean, x_t) - (square - mean**2)
     for values in (
@@ -100,8 +101,11 @@ def test_eq_any_of():
 
 def test_eq_recurrence():
     k = sp.symbols("k", real=True)
-    of = lambda mean, var, k: exp(
-        sp.I * k * mean - var * k**2 / 2
-    )  # characteristic function of a Gaussian; of a sum, the product
+
+    def of(mean, var, k):
+        return exp(
+            sp.I * k * mean - var * k**2 / 2
+        )  # characteristic function of a Gaussian; of a sum, the product
+
     back = of(sqrt(ab_prev) * b_1, 1 - ab_prev, sqrt(alpha) * k) * of(0, 1, sqrt(1 - alpha) * k)
     assert sp.simplify(back / of(sqrt(ab) * b_1, 1 - ab, k)) == 1

@@ -2,22 +2,21 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 
 import guided_diffusion_edu as gde
+from address import FILES, rewrite
+from nbdev_book import read, settings
 
 ROOT = Path(__file__).parents[2]
-from address import FILES, rewritten
-from nbdev_book import read, settings
 
 
 def test_files_agree_with_the_settings():
     for name in FILES:
         text = (ROOT / name).read_text()
-        assert rewritten(text, settings()) == text, (
+        assert rewrite(name, text, settings()) == text, (
             f"{name} has another address than settings.ini: run make address"
         )
     assert settings()["git_url"] in (ROOT / "CITATION.cff").read_text()
@@ -39,19 +38,19 @@ def test_a_new_address_reaches_every_place():
         text = (ROOT / name).read_text()
         assert (
             OWNER.search(text)
-            and not OWNER.search(rewritten(text, known))
-            and "/blob/main" not in rewritten(text, known)
+            and not OWNER.search(rewrite(name, text, known))
+            and "/blob/main" not in rewrite(name, text, known)
         ), name
 
 
 def test_each_notebook_opens_with_its_badge_for_colab():
     known = settings()
-    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
         first = nbformat.read(path, 4).cells[0]
-        page = f"https://colab.research.google.com/github/{known['user']}/{known['repo']}/blob/{known['branch']}/nbs/{path.name}"
-        assert first.cell_type == "markdown" and first.source.startswith(
-            f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({page})\n\n# "
-        ), path.name
+        colab, branch = "https://colab.research.google.com", f"blob/{known['branch']}"
+        page = f"{colab}/github/{known['user']}/{known['repo']}/{branch}/{path.relative_to(ROOT)}"
+        badge = f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})\n\n# "
+        assert first.cell_type == "markdown" and first.source.startswith(badge), path.name
         assert read(path.read_text()).cells[1].source.startswith("# "), (
             f"{path.name}: the site would load the badge"
         )

@@ -1,4 +1,6 @@
-"""The tables of bad input, all chapters together: long enough, no row twice, no public function left out."""
+"""The tables of bad input, all chapters together: long enough, no row twice, no public function
+left out.
+"""
 
 import importlib.util
 import re
@@ -26,7 +28,8 @@ def test_the_tables_are_long_enough():
     assert len({what for what, _, _ in table}) == len(table)
 
 
-# Public names without a case of their own. Arithmetic on what they are given, numbers or tensors: their only errors are torch's.
+# Public names without a case of their own. Arithmetic on what they are given, numbers or tensors:
+# their only errors are torch's.
 FORMULAS = set(
     """bound_weight decoder_log_prob eps_from_flow eps_from_mean eps_from_v eps_from_x0 error_law flow_time gaussian_kl
     guided_velocity large_variance mean_from_eps posterior_mean posterior_variance score_from_eps small_variance step_variance target_weight

@@ -1,6 +1,8 @@
-"""The rows of the errata page: each test shows that the right statement holds and that the wrong one does not, and measures what following the wrong one costs.
+"""The rows of the errata page: each test shows that the right statement holds and that the wrong
+one does not, and measures what following the wrong one costs.
 
-The measured numbers stand in bold on the page; `measured` holds the page to them."""
+The measured numbers stand in bold on the page; `measured` holds the page to them.
+"""
 
 import inspect
 import math
@@ -11,9 +13,11 @@ import torch
 from torch.special import ndtr
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import decoder_log_prob, small_variance
 from guided_diffusion_edu.lab.linear_gaussian import ddim_variance
 from guided_diffusion_edu.lab.quadrature import total_variation
-from guided_diffusion_edu.samplers import ddim_sigma
+from guided_diffusion_edu.layers import ResBlock
+from guided_diffusion_edu.samplers import ddim_sigma, score_from_eps
 
 DOUBLE = torch.float64
 LINEAR = gde.linear_schedule()
@@ -60,7 +64,10 @@ def derivatives(mu, count=2):
 
 def test_order_of_the_expansion(measured):
     g, H = derivatives(0.2)
-    rest = lambda h: (log_p(0.2 + h) - log_p(0.2) - h * g).item()
+
+    def rest(h):
+        return (log_p(0.2 + h) - log_p(0.2) - h * g).item()
+
     assert rest(1e-3) == pytest.approx(1e-6 * H / 2, rel=0.01)
     measured(rest(0.02) / rest(0.01))
 
@@ -85,7 +92,7 @@ def test_the_lost_half(measured):
 def test_given_the_next_not_the_first(measured):
     t = 500
     forward = 1 - LINEAR.alpha_bars[t] / LINEAR.alpha_bars[0]  # Var(x_t | x_1)
-    back = gde.small_variance(LINEAR)[t + 1]  # Var(x_t | x_{t+1}, x_0)
+    back = small_variance(LINEAR)[t + 1]  # Var(x_t | x_{t+1}, x_0)
     measured((forward / back).item())
 
 
@@ -107,7 +114,10 @@ def test_inner_product(measured):
 def test_sign_of_the_constant(measured):
     x, std = torch.linspace(-3, 3, 20_001, dtype=DOUBLE), 0.1
     C = -0.5 * math.log(2 * math.pi * std**2)
-    total = lambda constant: torch.trapezoid(torch.exp(-(x**2) / (2 * std**2) + constant), x).item()
+
+    def total(constant):
+        return torch.trapezoid(torch.exp(-(x**2) / (2 * std**2) + constant), x).item()
+
     assert total(C) == pytest.approx(1)
     measured(total(-C))
 
@@ -146,7 +156,9 @@ def test_where_s_is_missing(measured):
 
 @pytest.fixture(scope="module")
 def share():
-    "Share of samples of the class asked for (two opposite corners) after ten steps of DDPM at s = 1."
+    """Share of samples of the class asked for (two opposite corners) after ten steps of DDPM at s =
+    1.
+    """
     world, steps = gde.four_corners(), gde.respace(LINEAR, 10)
     y = torch.ones(20_000, dtype=torch.long)
     guidance = gde.classifier_guidance(world.classifier(LINEAR), y)
@@ -175,16 +187,22 @@ def test_score_is_an_identity_of_the_best_eps(measured):
     world, t = gde.four_corners(), torch.full((50,), 300)
     eps, a = world.denoiser(LINEAR)(x, t), LINEAR.alpha_bars[300].item()
     score = world.at(a).score(x)
-    error = lambda guess: ((gde.score_from_eps(guess, a) - score).norm() / score.norm()).item()
+
+    def error(guess):
+        return ((score_from_eps(guess, a) - score).norm() / score.norm()).item()
+
     assert error(eps) < 1e-12
     measured(error(0.9 * eps))
 
 
 def test_the_classifier_is_told_t(measured):
     t, x = 500, torch.tensor([[0.1]], dtype=DOUBLE)
-    ask = lambda level: gde.classifier_guidance(
-        lambda x, t: PAIR.at(level).class_log_probs(x), torch.tensor([1])
-    )(x, None).item()
+
+    def ask(level):
+        return gde.classifier_guidance(
+            lambda x, t: PAIR.at(level).class_log_probs(x), torch.tensor([1])
+        )(x, None).item()
+
     measured(ask(1.0) / ask(LINEAR.alpha_bars[t].item()))
 
 
@@ -203,7 +221,7 @@ def test_class_is_added_to_time():
     )
     t, y, heard = torch.tensor([3, 700]), torch.tensor([1, 2]), []
     for module in unet.modules():
-        if isinstance(module, gde.ResBlock):
+        if isinstance(module, ResBlock):
             module.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[1]))
     unet(torch.zeros(2, 1, 8, 8), t, y)
     assert heard and all(
@@ -269,7 +287,10 @@ def test_renormalised_power(measured):
     logits = torch.tensor(
         [math.log(9), 0.0], dtype=DOUBLE, requires_grad=True
     )  # p(y | x) = 0.9; the gradient in the logit stands for that in x
-    gradient = lambda value: torch.autograd.grad(value, logits)[0][0].item()
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits)[0][0].item()
+
     scaled = 4 * gradient(logits.log_softmax(0)[0])
     power = gradient((4 * logits.log_softmax(0)).log_softmax(0)[0])
     measured(power / scaled)
@@ -277,7 +298,7 @@ def test_renormalised_power(measured):
 
 def test_coefficient_of_the_shift(measured):
     s = gde.respace(LINEAR, 10)
-    ratio = gde.small_variance(s) / (s.betas / s.alphas.sqrt())
+    ratio = small_variance(s) / (s.betas / s.alphas.sqrt())
     measured(ratio[-1].item(), ratio[1].item())
 
 
@@ -423,7 +444,7 @@ def test_released_classifier_of_1000():
 def test_released_multiplier_of_one_half():
     from guided_diffusion.script_util import create_model
 
-    with pytest.raises(ValueError, match="0.5"):
+    with pytest.raises(ValueError, match=r"0.5"):
         create_model(512, 64, 1, channel_mult="0.5,1,1,2,2,4,4")
     assert (
         create_model(512, 64, 1).channel_mult[0] == 0.5
@@ -443,7 +464,7 @@ def test_released_distribution_function(measured):
     bits = [
         (-value / math.log(2)).item()
         for value in (
-            gde.decoder_log_prob(levels, off, torch.full_like(levels, 2 * math.log(0.05))),
+            decoder_log_prob(levels, off, torch.full_like(levels, 2 * math.log(0.05))),
             discretized_gaussian_log_likelihood(
                 levels, means=off, log_scales=torch.full_like(levels, math.log(0.05))
             ),
@@ -458,12 +479,13 @@ def test_released_distribution_function(measured):
 def test_level_of_the_mean(measured, share):
     "What denoising-diffusion-pytorch does: the gradient at the mean, the classifier told t."
     world, steps = gde.four_corners(), gde.respace(LINEAR, 10)
-    y, heard = torch.ones(20_000, dtype=torch.long), []
+    y, _heard = torch.ones(20_000, dtype=torch.long), []
     exact = gde.classifier_guidance(world.classifier(LINEAR), y)
     before = dict(zip(steps.timesteps.tolist(), steps.timesteps.tolist()[1:]))
-    wrong = lambda x, t: exact(
-        x, torch.full_like(t, before[t[0].item()])
-    )  # asked with t - 1, answers with t
+
+    def wrong(x, t):
+        return exact(x, torch.full_like(t, before[t[0].item()]))  # asked with t - 1, answers with t
+
     x_0 = gde.ddpm_sample(
         world.denoiser(LINEAR),
         steps,
@@ -481,12 +503,13 @@ def test_level_of_the_mean(measured, share):
 
 def test_exp_of_the_variance(measured):
     "What value-guided sampling in diffusers multiplies by, against Sigma, at step 500."
-    variance = gde.small_variance(LINEAR)[500].item()
+    variance = small_variance(LINEAR)[500].item()
     measured(math.exp(variance / 2) / variance)
 
 
 def test_free_guidance_is_not_classifier_guidance_of_two():
-    # eps + s (eps_y - eps) is guidance by the implicit classifier, whose gradient is the difference of scores: w = s - 1 in papers that write (1 + w)
+    # eps + s (eps_y - eps) is guidance by the implicit classifier, whose gradient is the difference
+    # of scores: w = s - 1 in papers that write (1 + w)
     e, e_y, s = torch.tensor(0.3), torch.tensor(0.8), 2.5
     assert torch.allclose(e + s * (e_y - e), (1 + (s - 1)) * e_y - (s - 1) * e)
     assert not torch.allclose(e + s * (e_y - e), (1 + s) * e_y - s * e)

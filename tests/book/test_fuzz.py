@@ -1,4 +1,6 @@
-"""A short, repeatable part of `make fuzz`: damaged files and arbitrary arguments end in documented errors only."""
+"""A short, repeatable part of `make fuzz`: damaged files and arbitrary arguments end in documented
+errors only.
+"""
 
 import pytest
 

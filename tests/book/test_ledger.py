@@ -1,4 +1,6 @@
-"""The proof ledger is full: every labelled equation has its page, its symbol and its two tests; nothing is named that is not there."""
+"""The proof ledger is full: every labelled equation has its page, its symbol and its two tests;
+nothing is named that is not there.
+"""
 
 import importlib
 

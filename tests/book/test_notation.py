@@ -9,6 +9,8 @@ import torch
 
 import guided_diffusion_edu as gde
 import ledger
+from guided_diffusion_edu.diffusion import bits_per_dim, bound_term, bound_weight, posterior_mean
+from guided_diffusion_edu.losses import SecondMomentSteps, target_weight
 
 
 def rows(root):
@@ -20,7 +22,9 @@ def rows(root):
 
 
 def find(name):
-    "What a name of the page stands for: an attribute of the package or of a module, `C.a` of a class or of its instances, `f(a)` an argument."
+    """What a name of the page stands for: an attribute of the package or of a module, `C.a` of a
+    class or of its instances, `f(a)` an argument.
+    """
     path, argument = re.fullmatch(r"([\w.]+)(?:\((\w+)\))?", name).groups()
     examples = dict(Schedule=gde.linear_schedule())
     first, *rest = path.split(".")
@@ -41,7 +45,9 @@ def test_every_name_exists(root):
 
 
 def shapes():
-    "Of what a name of the page stands for, or gives: B = 5 examples of D = 2 numbers, K = 4 components, T = 20 steps."
+    """Of what a name of the page stands for, or gives: B = 5 examples of D = 2 numbers, K = 4
+    components, T = 20 steps.
+    """
     s, world, x, t, y = (
         gde.respace(gde.linear_schedule(), 20),
         gde.four_corners(),
@@ -53,8 +59,11 @@ def shapes():
         world.denoiser(gde.linear_schedule()),
         world.classifier(gde.linear_schedule()),
     )
-    loud = lambda x, t, y=None: torch.cat([x, x], 1)
-    prior, terms = gde.bits_per_dim(model, s, x)
+
+    def loud(x, t, y=None):
+        return torch.cat([x, x], 1)
+
+    _prior, terms = bits_per_dim(model, s, x)
     found = {
         f"Schedule.{name}": getattr(s, name)
         for name in ("betas", "alphas", "alpha_bars", "alpha_bars_prev", "timesteps")
@@ -67,14 +76,14 @@ def shapes():
         "GaussianMixture.denoiser": model(x, t),
         "log_snr": gde.log_snr(s),
         "Schedule.add_noise(t)": t,
-        "posterior_mean": gde.posterior_mean(x, x, 0.5, 0.6),
-        "bound_weight": gde.bound_weight(s),
+        "posterior_mean": posterior_mean(x, x, 0.5, 0.6),
+        "bound_weight": bound_weight(s),
         "simple_loss": gde.simple_loss(model, s, x, t, x),
         "hybrid_loss": gde.hybrid_loss(loud, s, x, t, x),
-        "bound_term": gde.bound_term(x, s, x, x, t),
+        "bound_term": bound_term(x, s, x, x, t),
         "bits_per_dim": terms,
-        "target_weight": gde.target_weight(s, gde.eps_from_v),
-        "SecondMomentSteps.probabilities": gde.SecondMomentSteps(20).probabilities(),
+        "target_weight": target_weight(s, gde.eps_from_v),
+        "SecondMomentSteps.probabilities": SecondMomentSteps(20).probabilities(),
         "classifier_guidance(y)": y,
         "classifier_guidance(classifier)": classifier(x, t),
         "guided_eps": gde.guided_eps(x, 0.5, x),
@@ -85,10 +94,13 @@ def shapes():
 
 def test_shapes_are_as_said(root):
     sizes = dict(B=5, D=2, K=4, T=20, classes=2, levels=4)
-    said = lambda text: [
-        tuple(eval(part, {}, sizes) for part in shape.split(",") if part.strip())
-        for shape in re.findall(r"\(([^()]*)\)", text.replace("...", "D"))
-    ]
+
+    def said(text):
+        return [
+            tuple(eval(part, {}, sizes) for part in shape.split(",") if part.strip())
+            for shape in re.findall(r"\(([^()]*)\)", text.replace("...", "D"))
+        ]
+
     measured = shapes()
     named = {name: row[2] for row in rows(root) for name in re.findall(r"`([^`]+)`", row[1])}
     assert set(measured) <= set(named)

@@ -1,8 +1,11 @@
-"""The notebooks run as a reader runs them, the package is exactly what they export, and imports climb the staircase of the contents."""
+"""The notebooks run as a reader runs them, the package is exactly what they export, and imports
+climb the staircase of the contents.
+"""
 
 import ast
 import filecmp
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -109,7 +112,10 @@ sys.addaudithook(guard)
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs_with_only_the_wheel(path, installed, tmp_path):
-    "In an empty folder; reading a file of the repository, or fetching anything, is an error. (So the pages may say that they fetch nothing.)"
+    """In an empty folder; reading a file of the repository, or fetching anything, is an error.
+
+    (So the pages may say that they fetch nothing.)
+    """
     notebook = read(path.read_text())
     notebook.cells = [
         c for c in notebook.cells if "skip-execution" not in c.metadata.get("tags", [])
@@ -152,7 +158,9 @@ if importlib.util.find_spec("guided_diffusion_edu") is None:  # on Colab
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_is_ready_for_colab(path):
-    "The first code cell, the same everywhere, sets up Colab and does nothing elsewhere; where a cell is for a GPU, Colab is asked for one."
+    """The first code cell, the same everywhere, sets up Colab and does nothing elsewhere; where a
+    cell is for a GPU, Colab is asked for one.
+    """
     cells, metadata = code_cells(path), nbformat.read(path, 4).metadata
     assert cells[0] == SETUP and not any("find_spec(" in source for source in cells[1:])
     wants_a_gpu = any("#| cuda" in source.splitlines() for source in cells)
@@ -162,7 +170,9 @@ def test_notebook_is_ready_for_colab(path):
 
 
 def test_colab_has_all_that_the_wheel_requires(installed):
-    "Installing the wheel would install nothing else: each requirement is met by the versions of Colab's runtimes, kept in colab.json."
+    """Installing the wheel would install nothing else: each requirement is met by the versions of
+    Colab's runtimes, kept in colab.json.
+    """
     (distribution,) = importlib.metadata.distributions(path=[str(installed)])
     wanted = [
         r
@@ -217,7 +227,9 @@ def test_notebooks_are_clean(tmp_path):
 
 
 def test_imports_climb_the_staircase():
-    "A chapter imports modules of earlier chapters only; the front page and the API page may import the package as a whole."
+    """A chapter imports modules of earlier chapters only; the front page and the API page may
+    import the package as a whole.
+    """
     known = set()
     for path in in_reading_order():
         if path.stem in ("index", "api"):
@@ -259,7 +271,7 @@ def test_house_style(path):
     )
     assert sum("assert " in source for source in code_cells(path)) >= 2
     shown = [c for c in notebook.cells if not c.source.startswith(("#| hide", "#| default_exp"))]
-    for before, after in zip(shown, shown[1:]):
+    for before, after in itertools.pairwise(shown):
         assert "markdown" in (before.cell_type, after.cell_type), (
             f"no prose before {after.source[:80]}"
         )
@@ -271,7 +283,9 @@ def test_house_style(path):
     ids=lambda p: p.stem,
 )
 def test_exercises_have_checkers(path):
-    "Three to five exercises a chapter, each with a checker that the executed solution puts to a right and a wrong answer."
+    """Three to five exercises a chapter, each with a checker that the executed solution puts to a
+    right and a wrong answer.
+    """
     cells = nbformat.read(path, 4).cells
     labels = [
         label.replace("-", "_")

@@ -1,4 +1,6 @@
-"""The networks that the page `play_digits` runs, before any browser is asked: the packed graph gives what torch gives."""
+"""The networks that the page `play_digits` runs, before any browser is asked: the packed graph
+gives what torch gives.
+"""
 
 import sys
 
@@ -27,7 +29,9 @@ def packed(exporter):
 
 
 def test_the_packed_graph_equals_torch(exporter, packed):
-    "Noise prediction, gradient of log p(y | x_t) and log-probabilities, to 2e-5, at noise levels from clean to pure noise."
+    """Noise prediction, gradient of log p(y | x_t) and log-probabilities, to 2e-5, at noise levels
+    from clean to pure noise.
+    """
     onnx.checker.check_model(onnx.load_from_string(packed))
     run = onnxruntime.InferenceSession(packed, providers=["CPUExecutionProvider"]).run
     networks = exporter.networks(gde.load_pretrained("digits"))

@@ -1,4 +1,6 @@
-"""Properties that hold for every valid schedule, model and batch, tried on many drawn by hypothesis; and that numbers stay finite at both ends of every schedule in every precision."""
+"""Properties that hold for every valid schedule, model and batch, tried on many drawn by
+hypothesis; and that numbers stay finite at both ends of every schedule in every precision.
+"""
 
 import pytest
 import torch
@@ -6,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.diffusion import clipped_variance, reverse_gaussian
+from guided_diffusion_edu.diffusion import (
+    clipped_variance,
+    large_variance,
+    mean_from_eps,
+    posterior_mean,
+    posterior_variance,
+    reverse_gaussian,
+    small_variance,
+)
+from guided_diffusion_edu.losses import eps_from_mean
 from guided_diffusion_edu.samplers import ddim_sigma
 
 DOUBLE = torch.float64
@@ -56,12 +67,13 @@ def test_marginals_compose(s):
 @given(chains, st.floats(-3, 3), st.floats(-3, 3))
 def test_posterior_is_bayes_rule(s, x_0, x_t):
     "Log posterior plus log marginal is log step plus log marginal before, at any x_{t-1}."
-    log = lambda x, mean, variance: (
-        -0.5 * ((x - mean) ** 2 / variance + torch.log(2 * torch.pi * variance))
-    )
+
+    def log(x, mean, variance):
+        return -0.5 * ((x - mean) ** 2 / variance + torch.log(2 * torch.pi * variance))
+
     for t in range(1, len(s)):
         a, b = s.alpha_bars[t], s.alpha_bars_prev[t]
-        mean, variance = gde.posterior_mean(x_0, x_t, a, b), gde.posterior_variance(a, b)
+        mean, variance = posterior_mean(x_0, x_t, a, b), posterior_variance(a, b)
         x = mean + variance.sqrt() * torch.tensor([-2.0, 0.0, 1.0], dtype=DOUBLE)
         left = log(x, mean, variance) + log(x_t, a.sqrt() * x_0, 1 - a)
         right = log(x_t, s.alphas[t].sqrt() * x, s.betas[t]) + log(x, b.sqrt() * x_0, 1 - b)
@@ -78,15 +90,15 @@ def test_conversions_invert(s, seed):
         assert torch.allclose(gde.eps_from_x_0(x_t, x_0, a), eps, atol=1e-9 * size / (1 - a) ** 0.5)
         v = (eps - (1 - a) ** 0.5 * x_t) / a**0.5
         assert torch.allclose(gde.eps_from_v(x_t, v, a), eps, atol=1e-9)
-        mean = gde.mean_from_eps(x_t, eps, a, b)
-        assert torch.allclose(gde.posterior_mean(x_0, x_t, a, b), mean, atol=1e-9 * size)
-        assert torch.allclose(gde.eps_from_mean(x_t, mean, a, b), eps, atol=1e-9 / (1 - a / b))
+        mean = mean_from_eps(x_t, eps, a, b)
+        assert torch.allclose(posterior_mean(x_0, x_t, a, b), mean, atol=1e-9 * size)
+        assert torch.allclose(eps_from_mean(x_t, mean, a, b), eps, atol=1e-9 / (1 - a / b))
 
 
 @drawn
 @given(chains)
 def test_variances_are_ordered(s):
-    small, large = gde.small_variance(s), gde.large_variance(s)
+    small, large = small_variance(s), large_variance(s)
     assert (
         small[0] == 0
         and (small[1:] <= s.betas[1:] * (1 + 1e-12)).all()
@@ -176,22 +188,24 @@ def test_a_seed_for_each_image_whatever_the_batch(s, seed, name, batch):
 def test_eta_one_has_the_posterior_variance(s):
     for a, b in zip(s.alpha_bars.tolist(), s.alpha_bars_prev.tolist()):
         assert ddim_sigma(a, b, 1.0) ** 2 == pytest.approx(
-            gde.posterior_variance(a, b), rel=1e-9, abs=1e-300
+            posterior_variance(a, b), rel=1e-9, abs=1e-300
         )
 
 
 @drawn
 @given(chains, seeds, st.booleans())
 def test_eta_one_is_ddpm(s, seed, clip):
-    run = lambda sampler, **options: sampler(
-        model,
-        s,
-        (3, 2),
-        x_T=randn(seed, 3, 2),
-        clip=clip,
-        generator=torch.Generator().manual_seed(seed),
-        **options,
-    )
+    def run(sampler, **options):
+        return sampler(
+            model,
+            s,
+            (3, 2),
+            x_T=randn(seed, 3, 2),
+            clip=clip,
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+
     a, b = run(gde.ddim_sample, eta=1.0), run(gde.ddpm_sample, variance="small")
     assert torch.allclose(a, b, rtol=1e-6, atol=1e-6 * b.abs().max().item())
 
@@ -200,14 +214,17 @@ def test_eta_one_is_ddpm(s, seed, clip):
 @given(st.integers(21, 60), seeds)
 def test_respaced_with_all_steps_is_the_same(T, seed):
     s = gde.linear_schedule(T)
-    run = lambda s: gde.ddim_sample(
-        model,
-        s,
-        (3, 2),
-        guidance=toward(0.3),
-        x_T=randn(seed, 3, 2),
-        generator=torch.Generator().manual_seed(seed),
-    )
+
+    def run(s):
+        return gde.ddim_sample(
+            model,
+            s,
+            (3, 2),
+            guidance=toward(0.3),
+            x_T=randn(seed, 3, 2),
+            generator=torch.Generator().manual_seed(seed),
+        )
+
     assert torch.allclose(run(gde.respace(s, T)), run(s), atol=1e-8)
 
 
@@ -240,15 +257,18 @@ def test_the_last_step_adds_no_noise(s, seed, x, y):
         (gde.ddpm_sample, dict(variance="large")),
         (gde.ddim_sample, dict(eta=1.0)),
     ):
-        run = lambda k: sampler(
-            model,
-            s,
-            (1, 2),
-            x_T=torch.tensor([[x, y]], dtype=DOUBLE),
-            start=0,
-            generator=torch.Generator().manual_seed(k),
-            **options,
-        )
+
+        def run(k):
+            return sampler(
+                model,
+                s,
+                (1, 2),
+                x_T=torch.tensor([[x, y]], dtype=DOUBLE),
+                start=0,
+                generator=torch.Generator().manual_seed(k),
+                **options,
+            )
+
         assert torch.equal(run(seed), run(seed + 1))
 
 
@@ -301,7 +321,10 @@ def test_numbers_are_finite_at_both_ends(name, dtype):
 
 @pytest.mark.parametrize("name", ENDS)
 def test_float32_keeps_the_digits_of_the_small_end(name):
-    "Coefficients are rounded once, so q(x_t | x_0) in float32 is that in float64 to 1e-6, and the law of a step at the clean end to 1e-5; the noisy end divides the input's own rounding by sqrt(alpha_bar)."
+    """Coefficients are rounded once, so q(x_t | x_0) in float32 is that in float64 to 1e-6, and the
+    law of a step at the clean end to 1e-5; the noisy end divides the input's own rounding by
+    sqrt(alpha_bar).
+    """
     s = ENDS[name]
     t = torch.tensor([0, 1, len(s) - 2, len(s) - 1])
     x_0, noise = randn(0, 4, 1, 3, 3).clamp(-1, 1), randn(1, 4, 1, 3, 3)

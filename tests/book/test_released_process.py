@@ -1,6 +1,10 @@
-"""Parity with the released code's process (PyPI's guided-diffusion-sdk): schedules, respacing, the law of a step, losses and their gradients, bits per dimension, the choice of timesteps, and whole guided chains.
+"""Parity with the released code's process (PyPI's guided-diffusion-sdk): schedules, respacing, the
+law of a step, losses and their gradients, bits per dimension, the choice of timesteps, and whole
+guided chains.
 
-The released code rounds its coefficients to float32 when it meets a tensor. The comparisons in float64 take that rounding away (`exact_coefficients`), so that what is left is the mathematics."""
+The released code rounds its coefficients to float32 when it meets a tensor. The comparisons in
+float64 take that rounding away (`exact_coefficients`), so that what is left is the mathematics.
+"""
 
 import warnings
 
@@ -9,7 +13,17 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.diffusion import bound_term, reverse_gaussian, small_variance
+from guided_diffusion_edu.diffusion import (
+    bits_per_dim,
+    bound_term,
+    large_variance,
+    posterior_mean,
+    posterior_variance,
+    reverse_gaussian,
+    small_variance,
+)
+from guided_diffusion_edu.losses import SecondMomentSteps, bound_loss, eps_from_mean, target_weight
+from guided_diffusion_edu.schedules import schedule_from_alpha_bar
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -66,7 +80,9 @@ def exact_coefficients(monkeypatch):
 
 @pytest.fixture
 def exact_decoder(monkeypatch):
-    "The normal distribution function itself in place of the released approximation by a hyperbolic tangent."
+    """The normal distribution function itself in place of the released approximation by a
+    hyperbolic tangent.
+    """
     monkeypatch.setattr(released_losses, "approx_standard_normal_cdf", torch.special.ndtr)
 
 
@@ -112,7 +128,7 @@ def test_schedules(name, T):
         (ours.betas, theirs.betas),
         (ours.alpha_bars, theirs.alphas_cumprod),
         (ours.alpha_bars_prev, theirs.alphas_cumprod_prev),
-        (gde.small_variance(ours), theirs.posterior_variance),
+        (small_variance(ours), theirs.posterior_variance),
     ):
         assert numpy.allclose(a.numpy(), b, rtol=1e-9, atol=1e-14)
 
@@ -120,7 +136,7 @@ def test_schedules(name, T):
 def test_schedule_from_any_curve():
     betas = released.betas_for_alpha_bar(50, lambda u: 1 - 0.9 * u**2, max_beta=0.2)
     assert numpy.allclose(
-        gde.schedule_from_alpha_bar(lambda u: 1 - 0.9 * u**2, 50, max_beta=0.2).betas.numpy(),
+        schedule_from_alpha_bar(lambda u: 1 - 0.9 * u**2, 50, max_beta=0.2).betas.numpy(),
         betas,
         rtol=1e-12,
     )
@@ -183,11 +199,11 @@ def test_forward_posterior_and_conversions(name, exact_coefficients):
     t = torch.tensor([0, 1, 2, 500, 998, 999])
     x_t = ours.add_noise(x_0, t, noise)
     assert torch.allclose(x_t, theirs.q_sample(x_0, t, noise), atol=1e-13)
-    mean, variance, log = theirs.q_posterior_mean_variance(x_0, x_t, t)
+    mean, variance, _log = theirs.q_posterior_mean_variance(x_0, x_t, t)
     for i in range(6):
         a, b = ours.alpha_bars[t[i]].item(), ours.alpha_bars_prev[t[i]].item()
-        assert torch.allclose(gde.posterior_mean(x_0[i], x_t[i], a, b), mean[i], atol=1e-11)
-        assert torch.allclose(torch.tensor(gde.posterior_variance(a, b)).double(), variance[i])
+        assert torch.allclose(posterior_mean(x_0[i], x_t[i], a, b), mean[i], atol=1e-11)
+        assert torch.allclose(torch.tensor(posterior_variance(a, b)).double(), variance[i])
         assert torch.allclose(
             gde.x_0_from_eps(x_t[i], noise[i], a),
             theirs._predict_xstart_from_eps(x_t, t, noise)[i],
@@ -215,7 +231,7 @@ def test_step_law(name, variance, clip, steps, exact_coefficients):
         ours,
         x,
         t,
-        dict(small=small_variance, large=gde.large_variance).get(variance),
+        dict(small=small_variance, large=large_variance).get(variance),
         clip,
     )
     assert torch.allclose(mean, wanted["mean"], rtol=1e-8) and torch.allclose(
@@ -251,7 +267,9 @@ def test_simple_loss(variance, exact_coefficients):
 
 
 def test_hybrid_loss(exact_coefficients, exact_decoder):
-    "The released RESCALED_MSE with a learned variance: the bound is not clipped, and does not teach the mean."
+    """The released RESCALED_MSE with a learned variance: the bound is not clipped, and does not
+    teach the mean.
+    """
     s, (x_0, noise), model = gde.linear_schedule(100), pictures(), network(out=2)
     theirs = process(
         T=100, variance="learned", loss=released.LossType.RESCALED_MSE
@@ -270,8 +288,8 @@ def test_bound_loss(variance, exact_coefficients, exact_decoder):
     theirs = process(T=100, variance=variance, loss=released.LossType.RESCALED_KL).training_losses(
         model, x_0, T_ALL, noise=noise
     )["loss"]
-    fixed = gde.large_variance if variance == "large" else gde.small_variance
-    both_losses(gde.bound_loss(model, s, x_0, T_ALL, noise, fixed=fixed), theirs, model)
+    fixed = large_variance if variance == "large" else small_variance
+    both_losses(bound_loss(model, s, x_0, T_ALL, noise, fixed=fixed), theirs, model)
 
 
 def test_loss_of_a_model_of_x_0(exact_coefficients):
@@ -283,7 +301,7 @@ def test_loss_of_a_model_of_x_0(exact_coefficients):
         x_0,
         T_ALL,
         noise,
-        weight=gde.target_weight(s, gde.eps_from_x_0),
+        weight=target_weight(s, gde.eps_from_x_0),
     )
     both_losses(ours, theirs, model)
 
@@ -293,12 +311,12 @@ def test_loss_of_a_model_of_the_mean(exact_coefficients):
     t = T_ALL.clamp(min=1)  # at t = 0 the mean is x_0
     theirs = process(T=100, mean="mean").training_losses(model, x_0, t, noise=noise)["loss"]
     ours = gde.simple_loss(
-        gde.eps_model(model, s, gde.eps_from_mean),
+        gde.eps_model(model, s, eps_from_mean),
         s,
         x_0,
         t,
         noise,
-        weight=gde.target_weight(s, gde.eps_from_mean),
+        weight=target_weight(s, eps_from_mean),
     )
     both_losses(ours, theirs, model)
 
@@ -307,7 +325,9 @@ def test_hybrid_loss_of_a_model_of_x_0(exact_coefficients, exact_decoder):
     s, (x_0, noise), model = gde.linear_schedule(100), pictures(), network(out=2)
     t = T_ALL.clamp(
         min=1
-    )  # at t = 0 a network that knows nothing falls below the released floor under probabilities, 1e-12
+        # at t = 0 a network that knows nothing falls below the released floor under probabilities,
+        # 1e-12
+    )
     theirs = process(
         T=100, mean="x_0", variance="learned", loss=released.LossType.RESCALED_MSE
     ).training_losses(model, x_0, t, noise=noise)["loss"]
@@ -317,16 +337,21 @@ def test_hybrid_loss_of_a_model_of_x_0(exact_coefficients, exact_decoder):
         x_0,
         t,
         noise,
-        weight=gde.target_weight(s, gde.eps_from_x_0),
+        weight=target_weight(s, gde.eps_from_x_0),
     )
     both_losses(ours, theirs, model)
 
 
 def test_the_released_decoder_is_near(exact_coefficients):
-    "What the hyperbolic tangent costs: under a hundredth of a bit where the model is not absurdly sure."
+    """What the hyperbolic tangent costs: under a hundredth of a bit where the model is not absurdly
+    sure.
+    """
     s, (x_0, noise) = gde.linear_schedule(100), pictures()
     t = torch.zeros(6, dtype=torch.long)
-    exact = lambda x, t, y=None: (x - s.alpha_bars[0].sqrt() * x_0) / (1 - s.alpha_bars[0]).sqrt()
+
+    def exact(x, t, y=None):
+        return (x - s.alpha_bars[0].sqrt() * x_0) / (1 - s.alpha_bars[0]).sqrt()
+
     theirs = process(T=100)._vb_terms_bpd(exact, x_0, s.add_noise(x_0, t, noise), t)["output"]
     x_t = s.add_noise(x_0, t, noise)
     ours = bound_term(exact(x_t, t), s, x_0, x_t, t)
@@ -346,14 +371,14 @@ def test_bits_per_dim(variance, exact_coefficients, exact_decoder):
     )  # draws noise from the noisiest step to the cleanest
     torch.manual_seed(0)
     noises = [torch.randn_like(x_0) for _ in range(20)]
-    fixed = gde.large_variance if variance == "large" else gde.small_variance
+    fixed = large_variance if variance == "large" else small_variance
     for i in range(20):
         t = torch.full((6,), i)
         x_t = s.add_noise(x_0, t, noises[19 - i])
         with torch.no_grad():
             ours = bound_term(model(x_t, s.timesteps[t]), s, x_0, x_t, t, fixed)
         assert torch.allclose(ours, theirs["vb"][:, 19 - i], rtol=1e-8)
-    prior, terms = gde.bits_per_dim(model, s, x_0, fixed=fixed)
+    prior, terms = bits_per_dim(model, s, x_0, fixed=fixed)
     assert (
         torch.allclose(prior, theirs["prior_bpd"], rtol=1e-8) and terms.shape == theirs["vb"].shape
     )
@@ -365,7 +390,7 @@ def test_bits_per_dim(variance, exact_coefficients, exact_decoder):
 def test_second_moment_steps(monkeypatch):
     monkeypatch.setattr(numpy, "int", int, raising=False)  # a name that NumPy has dropped
     theirs = released_resample.LossSecondMomentResampler(process(T=30))
-    ours = gde.SecondMomentSteps(30)
+    ours = SecondMomentSteps(30)
     g = torch.Generator().manual_seed(0)
     for _ in range(60):
         t = torch.randint(0, 30, (20,), generator=g)
@@ -409,7 +434,7 @@ def chains(name, steps, variance, sampler, dtype, y, clip=True, mean="eps", eta=
     seen = (
         model
         if mean == "eps"
-        else gde.eps_model(model, s, dict(x_0=gde.eps_from_x_0, mean=gde.eps_from_mean)[mean])
+        else gde.eps_model(model, s, dict(x_0=gde.eps_from_x_0, mean=eps_from_mean)[mean])
     )
     torch.manual_seed(4)
     ours = getattr(gde, f"{sampler}_sample")(
@@ -474,7 +499,10 @@ def test_the_edit_of_x_0_comes_before_the_clip():
         network(dtype=torch.float32),
         torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(3)),
     )
-    double = lambda x_0: 2 * x_0
+
+    def double(x_0):
+        return 2 * x_0
+
     torch.manual_seed(4)
     theirs = process(steps="10").p_sample_loop(
         model, x_T.shape, noise=x_T, denoised_fn=double, model_kwargs={}, device="cpu"

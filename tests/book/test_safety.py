@@ -1,4 +1,6 @@
-"""Nothing unsafe: the tree is read for calls that run code from data, reach a shell, or fetch without https and a checksum; and the release files say one thing."""
+"""Nothing unsafe: the tree is read for calls that run code from data, reach a shell, or fetch
+without https and a checksum; and the release files say one thing.
+"""
 
 import ast
 import json
@@ -171,7 +173,9 @@ def test_what_is_safe_goes_through():
 
 
 def test_only_one_place_opens_addresses_and_it_asks_for_a_checksum():
-    "In the package: `fetch_openai` over https with a SHA-256 beside the file, Inception's weights with theirs, torchvision's data sets with torchvision's."
+    """In the package: `fetch_openai` over https with a SHA-256 beside the file, Inception's weights
+    with theirs, torchvision's data sets with torchvision's.
+    """
     opening = {
         path.stem
         for path, source in sources()
@@ -196,7 +200,10 @@ def test_only_one_place_opens_addresses_and_it_asks_for_a_checksum():
 
 
 def test_the_version_stands_in_one_place():
-    "settings.ini; nbdev carries it into the package, from where the wheel takes it. The other files must agree."
+    """settings.ini; nbdev carries it into the package, from where the wheel takes it.
+
+    The other files must agree.
+    """
     version = SETTINGS["DEFAULT"]["version"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert (

@@ -1,4 +1,6 @@
-"""Same seed, same result: across batch sizes, across processes, whatever else has been drawn, and (in test_training.py) across a resume."""
+"""Same seed, same result: across batch sizes, across processes, whatever else has been drawn, and
+(in test_training.py) across a resume.
+"""
 
 import json
 import subprocess
@@ -17,7 +19,9 @@ SHORT = gde.respace(DIGITS.schedule, 4)
 
 @pytest.mark.parametrize("sampler", [gde.ddpm_sample, gde.ddim_sample])
 def test_an_image_is_the_same_in_any_batch(sampler):
-    "With a generator for each image, guided by the network: alone or among others, to the rounding of convolutions in other batches."
+    """With a generator for each image, guided by the network: alone or among others, to the
+    rounding of convolutions in other batches.
+    """
     y = torch.tensor([3, 1, 4])
 
     def draw(rows):
@@ -58,7 +62,9 @@ def test_nobody_elses_random_numbers_matter():
 
 
 def test_two_processes_give_one_result(tmp_path):
-    "The command here and in a process of its own, to the byte of the pixels; and the judge, trained on the way."
+    """The command here and in a process of its own, to the byte of the pixels; and the judge,
+    trained on the way.
+    """
     line = ["sample", "--count", "6", "--steps", "4", "--seed", "11", "--sampler", "ddpm", "--out"]
     script = (
         "import json, sys, torch; torch.set_num_threads(1); from guided_diffusion_edu.cli import main; from guided_diffusion_edu.evaluation import judge_of; "
@@ -85,7 +91,9 @@ def test_two_processes_give_one_result(tmp_path):
 
 @pytest.mark.gpu
 def test_a_gpu_draws_the_same_to_a_stated_tolerance():
-    "Noise is drawn on the CPU for both; float32 convolutions then differ in rounding: at most 3 of 255 levels in 99 of 100 pixels."
+    """Noise is drawn on the CPU for both; float32 convolutions then differ in rounding: at most 3
+    of 255 levels in 99 of 100 pixels.
+    """
     y = torch.arange(20) % 10
     here = gde.draw_guided(DIGITS, y, steps=10, seed=0)
     there = gde.draw_guided(

@@ -48,7 +48,9 @@ def test_resumed_is_straight_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_step_and_is_saved(tmp_path, number):
-    "In the first step of four: it is finished and saved, what was there before acts again, and the run goes on to the same weights."
+    """In the first step of four: it is finished and saved, what was there before acts again, and
+    the run goes on to the same weights.
+    """
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     _, straight, losses = run(tmp_path / "a")
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
@@ -57,7 +59,7 @@ def test_an_interrupt_ends_the_step_and_is_saved(tmp_path, number):
         os.kill(os.getpid(), number)
         return plain(*args)
 
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 1, saved in .*checkpoint"):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 1, saved in .*checkpoint"):
         run(tmp_path / "b", hurried)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     assert len(read_tensors(tmp_path / "b" / "checkpoint")[0]["history"]) == 1
@@ -145,7 +147,7 @@ def test_finished_weights_are_not_trained_over(tmp_path):
     (tmp_path / "diffusion.checkpoint").unlink()
     before = (tmp_path / "diffusion.safetensors").read_bytes()
     with pytest.raises(
-        ValueError, match="has a finished diffusion.safetensors without its checkpoint"
+        ValueError, match=r"has a finished diffusion.safetensors without its checkpoint"
     ):
         gde.train_diffusion(SMALL, gde.load_data("digits"), tmp_path, RECIPE, progress=False)
     assert (tmp_path / "diffusion.safetensors").read_bytes() == before
@@ -155,7 +157,7 @@ def test_a_run_that_is_not_finished_is_said_to_be_one(tmp_path):
     (tmp_path / "diffusion.checkpoint").touch()
     with pytest.raises(
         ValueError,
-        match="no diffusion.json, diffusion.safetensors there; a run was begun there and is not finished",
+        match=r"no diffusion.json, diffusion.safetensors there; a run was begun there and is not finished",
     ):
         gde.load_pretrained(str(tmp_path))
     for ending in ("checkpoint", "json", "safetensors"):
@@ -230,7 +232,9 @@ def test_killed_at_any_moment_it_goes_on_from_the_last_whole_checkpoint(tmp_path
 
 
 def test_two_processes_are_one(tmp_path):
-    "The same batch in two processes and two parts each gives the weights of one process, to rounding."
+    """The same batch in two processes and two parts each gives the weights of one process, to
+    rounding.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     process("share", two)
@@ -255,17 +259,18 @@ def test_shares_must_be_even(tmp_path):
 
 def test_a_whole_write_forces_file_then_move_then_folder(tmp_path, monkeypatch):
     done = []
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(
-            os,
-            name,
-            lambda *args, name=name, real=getattr(os, name): (
-                done.append(
-                    "folder" if name == "fsync" and os.path.isdir(f"/dev/fd/{args[0]}") else name
-                ),
-                real(*args),
-            )[1],
-        )
+    fsync, replace = os.fsync, os.replace
+
+    def forced(number):
+        done.append("folder" if os.path.isdir(f"/dev/fd/{number}") else "fsync")
+        return fsync(number)
+
+    def moved(*paths):
+        done.append("replace")
+        return replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(os, "replace", moved)
     write_whole(tmp_path / "a", lambda p: p.write_text("x"))
     assert done == ["fsync", "replace", "folder"] and (tmp_path / "a").read_text() == "x"
 
@@ -295,7 +300,7 @@ def test_what_differs_from_another_run_is_said(tmp_path):
         with pytest.raises(ValueError, match=said):
             load_state(state, tmp_path / "checkpoint", now)
     write_tensors(tmp_path / "checkpoint", {}, dict(about=None))
-    with pytest.raises(ValueError, match="its record is None$"):
+    with pytest.raises(ValueError, match=r"its record is None$"):
         load_state(state, tmp_path / "checkpoint", begun)
 
 

@@ -1,4 +1,4 @@
-"""Bad input to what "checkpoints and processes" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "checkpoints and processes" refuses, and how it says so."""
 
 import errno
 import os
@@ -11,6 +11,7 @@ import guided_diffusion_edu as gde
 from bad_input import LINE, NET, WHOLE, cases, file_is_refused, interrupted, lying, trained, written
 from guided_diffusion_edu import cli, evaluation, pretrained, training
 from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.training import watch_samples
 
 
 def whole(path):
@@ -94,7 +95,8 @@ def test_a_bad_file_is_refused_in_one_line_and_runs_nothing(tmp_path, said, call
     file_is_refused(tmp_path, said, call)
 
 
-# A disk that is full, a folder that cannot be written in, an interrupt: an earlier result stays as it was, and nothing half written is left.
+# A disk that is full, a folder that cannot be written in, an interrupt: an earlier result stays as
+# it was, and nothing half written is left.
 
 DIGITS = pretrained.WEIGHTS / "digits"
 
@@ -122,7 +124,7 @@ WRITERS = [  # (what, name of the file, how it is written)
     (
         "watch_samples",
         "samples-000003.png",
-        lambda p: gde.watch_samples(p.parent, LINE, (1, 1, 8, 8), steps=2)(NET, range(3)),
+        lambda p: watch_samples(p.parent, LINE, (1, 1, 8, 8), steps=2)(NET, range(3)),
     ),
     ("train_diffusion", "diffusion.json", lambda p: trained(p.parent)),
     ("gde sample to .png", "a.png", lambda p: ended(f"sample --count 2 --steps 2 --out {p}")),
@@ -184,7 +186,9 @@ def test_a_full_device_says_so():
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path):
-    "Stopped at the first checkpoint's watch, as by Ctrl-C, and taken up again: the weights of a run that was not stopped."
+    """Stopped at the first checkpoint's watch, as by Ctrl-C, and taken up again: the weights of a
+    run that was not stopped.
+    """
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "a", watch=[interrupted])
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["diffusion.checkpoint"]

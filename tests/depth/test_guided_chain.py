@@ -1,9 +1,12 @@
-"""The guided chain by quadrature: what the chapter and findings report of whole chains, and that each part uses all that it is told."""
+"""The guided chain by quadrature: what the chapter and findings report of whole chains, and that
+each part uses all that it is told.
+"""
 
 import pytest
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import large_variance, small_variance
 from guided_diffusion_edu.lab.quadrature import (
     class_distribution,
     eps_tilt,
@@ -44,12 +47,14 @@ def test_appendix_h_to_rounding(steps, y):
 
 
 def test_the_released_place_wins_with_the_exact_variance():
-    "At 250 steps, as first measured: product, at the mean of level t, at x_t, at the mean of level t-1, second order."
+    """At 250 steps, as first measured: product, at the mean of level t, at x_t, at the mean of
+    level t-1, second order.
+    """
     found = [
         error(matched_kernel(LINE), tilt(EXACTLY), 250)
         for tilt in (product_tilt, late_mean_tilt, x_t_tilt, mean_tilt)
     ]
-    found.append(error(matched_kernel(LINE), hessian_tilt(EXACTLY, gde.large_variance), 250))
+    found.append(error(matched_kernel(LINE), hessian_tilt(EXACTLY, large_variance), 250))
     assert found == sorted(found) and 0.001 < found[0] and found[-1] < 0.015
 
 
@@ -73,7 +78,7 @@ def moments(kernel, tilt, s, i, scale=1.0):
     return first, law @ BELOW**2 - first**2
 
 
-@pytest.mark.parametrize("variance", [gde.small_variance, gde.large_variance])
+@pytest.mark.parametrize("variance", [small_variance, large_variance])
 def test_a_kernel_has_the_variance_asked_for_and_the_shift_by_eps_is_exact(variance):
     s, i = gde.respace(LINEAR, 25), 12
     mean, spread = moments(gaussian_kernel(LINE, variance), no_tilt, s, i)
@@ -87,9 +92,12 @@ def test_a_kernel_has_the_variance_asked_for_and_the_shift_by_eps_is_exact(varia
 def test_second_order_is_cut_where_it_does_not_exist():
     "Where a classifier bends up more than the kernel bends down, H is cut to 0.9 / variance."
     s, i, step = gde.respace(LINEAR, 25), 12, BELOW[1] - BELOW[0]
-    for variance in (gde.small_variance, gde.large_variance):
+    for variance in (small_variance, large_variance):
         for curvature in (500.0, -3.0):
-            bowl = lambda alpha_bar, x: 0.5 * curvature * x**2
+
+            def bowl(alpha_bar, x):
+                return 0.5 * curvature * x**2
+
             tilt = hessian_tilt(bowl, variance)(s, i, X, 0.1 * X, BELOW)
             bend = (tilt[:, 2:] - 2 * tilt[:, 1:-1] + tilt[:, :-2]) / step**2
             assert torch.allclose(
@@ -101,7 +109,10 @@ def test_second_order_is_cut_where_it_does_not_exist():
 
 def test_the_scale_multiplies_the_tilt():
     s = gde.respace(LINEAR, 5)
-    strong = lambda schedule, i, x, mean, below: 3 * mean_tilt(EXACTLY)(schedule, i, x, mean, below)
+
+    def strong(schedule, i, x, mean, below):
+        return 3 * mean_tilt(EXACTLY)(schedule, i, x, mean, below)
+
     (_, a), (_, b) = (
         guided_chain(LINE, s, 1, gaussian_kernel(LINE), tilt, scale)
         for tilt, scale in ((mean_tilt(EXACTLY), 3.0), (strong, 1.0))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import small_variance
 from guided_diffusion_edu.lab.quadrature import (
     class_distribution,
     eps_tilt,
@@ -72,12 +73,13 @@ def test_eq_total_variation():
 
 
 def test_eq_tilted_kernel():
-    # one step from a chosen point: mean and variance of kernel times tilt are those of the formulas, for every tilt
+    # one step from a chosen point: mean and variance of kernel times tilt are those of the
+    # formulas, for every tilt
     s, log_class, i = gde.respace(LINEAR, 40), exact_class(LINE, 1), 12
     x, below = torch.tensor([0.4], dtype=DOUBLE), torch.linspace(-6, 6, 24_001, dtype=DOUBLE)
     logs, mean = gaussian_kernel(LINE)(s, i, x, below)
     variance, level, here = (
-        gde.small_variance(s)[i].item(),
+        small_variance(s)[i].item(),
         LINEAR.alpha_bars[s.timesteps[i - 1]].item(),
         LINEAR.alpha_bars[s.timesteps[i]].item(),
     )

@@ -5,10 +5,7 @@ from itertools import product
 import sympy as sp
 from sympy import exp, log, oo, sqrt
 
-import guided_diffusion_edu as gde
-import guided_diffusion_edu.classifier_free
-import guided_diffusion_edu.diagnostics
-import guided_diffusion_edu.particles
+from guided_diffusion_edu.diffusion import posterior_mean, posterior_variance
 from symbols import (
     ab,
     ab_prev,
@@ -42,7 +39,8 @@ def test_eq_chain_law():
 
 
 def test_eq_total_variation():
-    # four points: p above q by some sizes at the points of A, below it at the others, and the two totals equal
+    # four points: p above q by some sizes at the points of A, below it at the others, and the two
+    # totals equal
     sizes = sp.symbols("d1:5", positive=True)
     for above in filter(lambda above: 0 < sum(above) < 4, product((0, 1), repeat=4)):
         surplus = sum(d for d, up in zip(sizes, above) if up)
@@ -66,9 +64,12 @@ def test_eq_tilted_kernel():
 
 
 def log_derivatives(level):
-    """First and second derivative in x_t of log p and of log r_1 for `two_points`, with the two parts of p as plain symbols A and B.
+    """First and second derivative in x_t of log p and of log r_1 for `two_points`, with the two
+    parts of p as plain symbols A and B.
 
-    SymPy differentiates with unknown functions; what is put in for their derivatives is checked on the Gaussian itself."""
+    SymPy differentiates with unknown functions; what is put in for their derivatives is checked on
+    the Gaussian itself.
+    """
     A, B, size_a, size_b = (
         sp.Function("A")(x_t),
         sp.Function("B")(x_t),
@@ -92,10 +93,11 @@ def log_derivatives(level):
 
 
 def test_eq_matched_variance():
-    # two points noised: the step's variance is the mean of the variances plus the variance of the means
-    (slope, bend, slope_1, _), r_1 = log_derivatives(ab)
-    m_1, m_2 = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
-    by_parts = gde.posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
+    # two points noised: the step's variance is the mean of the variances plus the variance of the
+    # means
+    (_slope, bend, slope_1, _), r_1 = log_derivatives(ab)
+    m_1, m_2 = (posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
+    by_parts = posterior_variance(ab, ab_prev) + r_1 * (1 - r_1) * (m_1 - m_2) ** 2
     assert same(by_parts, beta / alpha * (1 + beta * bend))
     mean_slope = (
         r_1 * sp.diff(m_1, x_t) + (1 - r_1) * sp.diff(m_2, x_t) + r_1 * slope_1 * (m_1 - m_2)
@@ -107,5 +109,5 @@ def test_eq_guided_variance():
     # the class is the first point: given it, the step's variance is that of the posterior
     (_, bend, _, bend_1), _ = log_derivatives(ab)
     free = beta / alpha * (1 + beta * bend)
-    assert same(gde.posterior_variance(ab, ab_prev) - free, beta**2 / alpha * bend_1)
-    assert not same(gde.posterior_variance(ab, ab_prev) - free, beta / alpha * bend_1)
+    assert same(posterior_variance(ab, ab_prev) - free, beta**2 / alpha * bend_1)
+    assert not same(posterior_variance(ab, ab_prev) - free, beta / alpha * bend_1)

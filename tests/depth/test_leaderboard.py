@@ -13,9 +13,11 @@ from guided_diffusion_edu.lab.leaderboard import (
     particle_entry,
     sample_entry,
     sampling_floor,
+    score_table,
     tilted_distribution,
 )
 from guided_diffusion_edu.lab.quadrature import total_variation
+from guided_diffusion_edu.particles import Particles
 
 DOUBLE = torch.float64
 
@@ -31,14 +33,16 @@ def test_every_entry_of_the_table_gives_a_law_and_gains_by_more_steps():
         "2M-SDE": sample_entry(gde.dpmpp_2m_sde_sample, edm, n=3000),
         "particles": particle_entry(n=3000),
     }
-    table = gde.score_table(small, LINE, LINEAR, 0, budgets=(6, 48))
+    table = score_table(small, LINE, LINEAR, 0, budgets=(6, 48))
     assert table.keys() == METHODS.keys()
     for name, (few, many) in table.items():
         assert 0 < many < 0.6 * few < 0.6, name
 
 
 def test_entries_by_samples_are_near_those_without():
-    "The same sampler by 20,000 samples and by none; the particles, who draw from the true law, against the target."
+    """The same sampler by 20,000 samples and by none; the particles, who draw from the true law,
+    against the target.
+    """
     drawn, exact = (
         law(LINE, LINEAR, 1, 1.0, 12)
         for law in (sample_entry(gde.ddim_sample, even, n=20_000), METHODS["DDIM"])
@@ -55,7 +59,7 @@ def test_entries_by_samples_are_near_those_without():
 
 def test_particles_enter_with_their_weights(monkeypatch):
     "Two particles of which one weighs three times as much: its bin holds three quarters."
-    two = gde.Particles(
+    two = Particles(
         torch.tensor([[-1.0], [1.0]], dtype=DOUBLE),
         torch.tensor([0.25, 0.75], dtype=DOUBLE).log() + 7,
         0.0,
@@ -72,7 +76,7 @@ def test_particles_enter_with_their_weights(monkeypatch):
 
 
 def test_an_entry_is_a_line():
-    table = gde.score_table(
+    table = score_table(
         {"mine": map_entry(gde.ddim_sample, even), "theirs": METHODS["DDIM"]},
         LINE,
         LINEAR,

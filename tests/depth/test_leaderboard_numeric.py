@@ -1,5 +1,7 @@
 """The labelled equations of "leaderboard", in numbers."""
 
+import itertools
+
 import pytest
 import torch
 from torch.distributions import Normal
@@ -26,7 +28,8 @@ from helpers import DOUBLE, LINE, LINEAR
 
 
 def test_eq_pushed_law():
-    # a map that keeps the order, by the distribution function; one that folds, by hand; and a sampler's law against samples of the same sampler
+    # a map that keeps the order, by the distribution function; one that folds, by hand; and a
+    # sampler's law against samples of the same sampler
     z, bins = torch.linspace(-6, 6, 4001, dtype=DOUBLE), torch.linspace(-3, 9, 41, dtype=DOUBLE)
     masses = torch.special.ndtr(z).diff()
     wanted = torch.special.ndtr(torch.asinh((bins - 1) / 2)).diff()
@@ -81,7 +84,7 @@ def test_eq_tilted_bins():
     x = torch.linspace(-5, 5, 100_001, dtype=DOUBLE)
     weights = (LINE.log_prob(x[:, None]) + 3 * LINE.class_log_probs(x[:, None])[:, 0]).softmax(0)
     by_bin = torch.stack(
-        [weights[(x >= low) & (x < high)].sum() for low, high in zip(BINS[:-1], BINS[1:])]
+        [weights[(x >= low) & (x < high)].sum() for low, high in itertools.pairwise(BINS)]
     )
     assert total_variation(tilted_distribution(LINE, 0, 3.0, 1 - 1e-9), by_bin) < 2e-3
     scores = score_table(

@@ -7,14 +7,16 @@ from symbols import gauss, n, same, w, x
 
 
 def test_eq_pushed_law():
-    # a cell [z, z + d] under a linear map holds its mass evenly: the share of an interval within its image
+    # a cell [z, z + d] under a linear map holds its mass evenly: the share of an interval within
+    # its image
     d, slope, low, high = sp.symbols("d slope low high", positive=True)
     density = 1 / d / slope  # of the image, for a start even over the cell
     assert same(sp.integrate(density, (x, low, high)), (high - low) / (slope * d))
 
 
 def test_eq_map_variation():
-    # x = F(z) in the integral of |pushed density - q|, for an increasing F: p(z) / F'(z) is the pushed density
+    # x = F(z) in the integral of |pushed density - q|, for an increasing F: p(z) / F'(z) is the
+    # pushed density
     F, p_T, q = sp.Function("F"), sp.Function("p"), sp.Function("q")
     z = sp.symbols("z", real=True)
     slope = sp.diff(F(z), z)
@@ -30,7 +32,10 @@ def test_eq_sampling_floor():
 
 def test_eq_tilted_bins():
     low, high, m, var = sp.symbols("low high m var", positive=True)
-    Phi = lambda z: (1 + sp.erf(z / sqrt(2))) / 2
+
+    def Phi(z):
+        return (1 + sp.erf(z / sqrt(2))) / 2
+
     by_integral = sp.integrate(gauss(x, m, var), (x, low, high))
     assert (
         sp.simplify(by_integral - (Phi((high - m) / sqrt(var)) - Phi((low - m) / sqrt(var)))) == 0

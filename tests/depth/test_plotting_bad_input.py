@@ -1,4 +1,4 @@
-"""Bad input to what "plotting" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "plotting" refuses, and how it says so."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Bad input to what "validation" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "validation" refuses, and how it says so."""
 
 from dataclasses import replace
 
@@ -9,7 +9,9 @@ from bad_input import GUIDE, JUDGE, LINE, NET, PIXELS, PLAN, SAMPLERS, SHORT, T,
 
 
 def test_on_a_device_nothing_is_looked_at():
-    "On torch's device `meta`, which has no numbers, a check that waits for them cannot pass; the guided chain up to its last line does."
+    """On torch's device `meta`, which has no numbers, a check that waits for them cannot pass; the
+    guided chain up to its last line does.
+    """
     x, t, y = (v.to("meta") for v in (PIXELS, T, Y))
     assert LINE.add_noise(x, t, x).is_meta
     net, judge = gde.UNet(replace(PLAN, num_classes=3)).to("meta"), gde.Classifier(GUIDE).to("meta")

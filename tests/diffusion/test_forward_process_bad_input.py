@@ -1,4 +1,4 @@
-"""Bad input to what "forward process" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "forward process" refuses, and how it says so."""
 
 import torch
 from torch import nan
@@ -6,6 +6,7 @@ from torch import nan
 import guided_diffusion_edu as gde
 from bad_input import INF, LINE, T, X, cases, is_refused
 from guided_diffusion_edu import schedules
+from guided_diffusion_edu.schedules import schedule_from_alpha_bar
 
 TABLE = [  # (what, said, call)
     (
@@ -62,7 +63,7 @@ TABLE = [  # (what, said, call)
     (
         "schedule_from_alpha_bar that stays",
         "alpha_bar must be positive and fall",
-        lambda: gde.schedule_from_alpha_bar(lambda u: 1 - 0.9 * u.clamp(min=0.5), T=10),
+        lambda: schedule_from_alpha_bar(lambda u: 1 - 0.9 * u.clamp(min=0.5), T=10),
     ),
     ("respace to infinity", "steps must be a count", lambda: gde.respace(LINE, [INF])),
     (
@@ -97,22 +98,22 @@ TABLE = [  # (what, said, call)
     (
         "schedule_from_alpha_bar of a rising curve",
         "alpha_bar must be positive and fall",
-        lambda: gde.schedule_from_alpha_bar(lambda u: 1 + u, 10),
+        lambda: schedule_from_alpha_bar(lambda u: 1 + u, 10),
     ),
     (
         "schedule_from_alpha_bar of nan",
         "alpha_bar must be positive and fall",
-        lambda: gde.schedule_from_alpha_bar(lambda u: u * nan, 10),
+        lambda: schedule_from_alpha_bar(lambda u: u * nan, 10),
     ),
     (
         "schedule_from_alpha_bar of a negative curve",
         "alpha_bar must be positive and fall",
-        lambda: gde.schedule_from_alpha_bar(lambda u: -1 - u, 10),
+        lambda: schedule_from_alpha_bar(lambda u: -1 - u, 10),
     ),
     (
         "schedule_from_alpha_bar with a cap of 1",
         "max_beta must lie strictly between 0 and 1, got 1",
-        lambda: gde.schedule_from_alpha_bar(lambda u: 1 - u, 10, max_beta=1),
+        lambda: schedule_from_alpha_bar(lambda u: 1 - u, 10, max_beta=1),
     ),
     ("log_snr of numbers", "schedule must be a Schedule, got list", lambda: gde.log_snr([0.1])),
     ("respace to none", "steps must be between 1 and 100", lambda: gde.respace(LINE, 0)),

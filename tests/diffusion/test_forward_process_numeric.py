@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.schedules import schedule_from_alpha_bar
 from helpers import DOUBLE, LINEAR, randn
 
 
 def test_eq_forward_step():
-    # one step of the package's chain, from alpha_bar to alpha_bar: mean factor sqrt(1 - beta), variance beta
+    # one step of the package's chain, from alpha_bar to alpha_bar: mean factor sqrt(1 - beta),
+    # variance beta
     s = gde.Schedule([0.1, 0.3])
     ratio = (s.alpha_bars[1] / s.alpha_bars[0]).item()
     assert ratio == pytest.approx(0.7) and (1 - s.alpha_bars[1]).item() == pytest.approx(
@@ -47,7 +49,9 @@ def test_eq_linear_schedule():
 
 
 def test_eq_cosine_schedule():
-    f = lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    def f(u):
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
     s = gde.cosine_schedule(50)
     for t in (1, 2, 25, 49, 50):
         wanted = min(1 - f(t / 50) / f((t - 1) / 50), 0.999)
@@ -55,13 +59,13 @@ def test_eq_cosine_schedule():
 
 
 def test_eq_betas_from_curve():
-    s = gde.schedule_from_alpha_bar(lambda u: 3 * torch.exp(-2 * u - u**2), 20)
+    s = schedule_from_alpha_bar(lambda u: 3 * torch.exp(-2 * u - u**2), 20)
     u = torch.arange(1, 21, dtype=DOUBLE) / 20
     assert torch.allclose(s.alpha_bars, torch.exp(-2 * u - u**2), rtol=1e-12)
-    assert gde.schedule_from_alpha_bar(lambda u: 1 - u**8, 10, max_beta=0.3).betas.max() == 0.3
+    assert schedule_from_alpha_bar(lambda u: 1 - u**8, 10, max_beta=0.3).betas.max() == 0.3
     for wrong in (lambda u: 1 + u, lambda u: torch.cos(9 * u), lambda u: 0.5 - u):
         with pytest.raises(ValueError, match="alpha_bar must be positive and fall"):
-            gde.schedule_from_alpha_bar(wrong, 10)
+            schedule_from_alpha_bar(wrong, 10)
 
 
 def test_eq_snr():

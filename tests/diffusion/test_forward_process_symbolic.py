@@ -1,5 +1,7 @@
 """The labelled equations of "forward process", in symbols."""
 
+import itertools
+
 import sympy as sp
 from sympy import Rational, exp, log, pi, sqrt
 
@@ -42,8 +44,11 @@ def test_eq_linear_schedule():
 
 
 def test_eq_cosine_schedule():
-    u = sp.symbols("u", nonnegative=True)
-    f = lambda u: sp.cos((u + Rational(8, 1000)) / Rational(1008, 1000) * pi / 2) ** 2
+    sp.symbols("u", nonnegative=True)
+
+    def f(u):
+        return sp.cos((u + Rational(8, 1000)) / Rational(1008, 1000) * pi / 2) ** 2
+
     kept = [f(Rational(t, 4)) / f(Rational(t - 1, 4)) for t in (1, 2, 3)]
     assert same(sp.Mul(*kept), f(Rational(3, 4)) / f(0))  # the betas give the curve back
     assert f(1) == 0 and 1 - f(1) / f(Rational(3, 4)) == 1  # uncapped, the last beta would be 1
@@ -51,7 +56,7 @@ def test_eq_cosine_schedule():
 
 def test_eq_betas_from_curve():
     curve = sp.symbols("f_0:4", positive=True)
-    left = sp.prod(1 - (1 - later / sooner) for sooner, later in zip(curve, curve[1:]))
+    left = sp.prod(1 - (1 - later / sooner) for sooner, later in itertools.pairwise(curve))
     assert same(left, curve[3] / curve[0])
 
 

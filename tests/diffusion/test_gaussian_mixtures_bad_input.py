@@ -1,4 +1,4 @@
-"""Bad input to what "gaussian mixtures" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "gaussian mixtures" refuses, and how it says so."""
 
 import torch
 from torch import nan

@@ -16,7 +16,8 @@ def test_eq_mixture():
         for w, m, v in zip(weights, WORLD.means, WORLD.variances)
     )
     assert torch.allclose(WORLD.log_prob(points).exp(), wanted) and weights.sum() == 1
-    # two trees of three branches: each a segment of uniform points, a little wide, and its turned twin
+    # two trees of three branches: each a segment of uniform points, a little wide, and its turned
+    # twin
     trees = gde.two_trees(1)
     assert torch.allclose(trees.means[3:], -trees.means[:3]) and trees.labels.tolist() == [
         0,

@@ -19,9 +19,10 @@ def test_eq_mixture():
 def test_eq_mixture_noised():
     u = sp.symbols("u", real=True)
     z = Normal("z", 0, 1)
-    law = lambda mean, var: exp(
-        u * mean + u**2 * var / 2
-    )  # moment generating function of a Gaussian
+
+    def law(mean, var):
+        return exp(u * mean + u**2 * var / 2)  # moment generating function of a Gaussian
+
     assert same(E(exp(u * z)), law(0, 1))
     assert same(
         log(law(sqrt(a) * mu, a * v) * law(0, 1 - a)), log(law(sqrt(a) * mu, a * v + 1 - a))
@@ -50,7 +51,8 @@ def test_eq_class_posterior():
     # p(y, x_t) is an integral over where x_t came from; a cluster stays one
     integral = sp.integrate(gauss(x_0, b_1, v) * gauss(x, n * x_0, c), (x_0, -oo, oo))
     assert vanishes(sp.expand_log(log(sp.simplify(integral / noised(b_1))), force=True))
-    # so the odds of a class of two clusters against one at 0 are a sum of exponentials of lines, and of clusters at +-h one line
+    # so the odds of a class of two clusters against one at 0 are a sum of exponentials of lines,
+    # and of clusters at +-h one line
     for mean in (b_1, b_2):
         assert vanishes(
             log_odds(mean, 0) - (2 * n * mean * x - n**2 * mean**2) / (2 * (n**2 * v + c))
@@ -59,7 +61,8 @@ def test_eq_class_posterior():
 
 
 def test_eq_guided_posterior():
-    # mixture times posterior over p(y), all against the other cluster, with E = exp(log-odds) by which the posterior is logistic
+    # mixture times posterior over p(y), all against the other cluster, with E = exp(log-odds) by
+    # which the posterior is logistic
     E = sp.symbols("E", positive=True)
     mixture, posterior = w * E + (1 - w), 1 / (1 + (1 - w) / (w * E))
     assert vanishes(mixture * posterior / w - E)  # the class's own cluster
@@ -77,7 +80,10 @@ def test_eq_bayes_score():
 
 def test_eq_exact_eps():
     p, r_1 = two_points(x, a)
-    noise = lambda b: (x - sqrt(a) * b) / sqrt(1 - a)
+
+    def noise(b):
+        return (x - sqrt(a) * b) / sqrt(1 - a)
+
     assert same(r_1 * noise(b_1) + (1 - r_1) * noise(b_2), -sqrt(1 - a) * sp.diff(log(p), x))
 
 

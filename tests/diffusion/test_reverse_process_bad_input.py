@@ -1,16 +1,18 @@
-"""Bad input to what "reverse process" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "reverse process" refuses, and how it says so."""
 
 import torch
 from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, SHORT, T, X, cases, flat, is_refused
+from guided_diffusion_edu.diffusion import bits_per_dim, bound_term, noise_like, reverse_gaussian
+from guided_diffusion_edu.losses import SecondMomentSteps
 
 TABLE = [  # (what, said, call)
     (
         "noise_like of a list, with a list",
         "x must be a tensor, got list",
-        lambda: gde.noise_like([0, 0], [0, 0]),
+        lambda: noise_like([0, 0], [0, 0]),
     ),
     (
         "learned_variance beyond the schedule",
@@ -50,48 +52,48 @@ TABLE = [  # (what, said, call)
     (
         "bound_term with output of another shape",
         "output must have 2 or 4 channels",
-        lambda: gde.bound_term(X[:, :1], LINE, X, X, T),
+        lambda: bound_term(X[:, :1], LINE, X, X, T),
     ),
     (
         "step_law with output of another shape",
         "output must have 2 or 4 channels",
-        lambda: gde.reverse_gaussian(torch.zeros(2, 3), LINE, X, T),
+        lambda: reverse_gaussian(torch.zeros(2, 3), LINE, X, T),
     ),
     (
         "step_law beyond the schedule",
         "t must hold steps",
-        lambda: gde.reverse_gaussian(X, LINE, X, T + 99),
+        lambda: reverse_gaussian(X, LINE, X, T + 99),
     ),
     (
         "noise_like with generators for others",
         "generator must be one, or a list of 2",
-        lambda: gde.noise_like(X, [torch.Generator()]),
+        lambda: noise_like(X, [torch.Generator()]),
     ),
-    ("noise_like with a seed", "generator must be .* got int", lambda: gde.noise_like(X, 0)),
+    ("noise_like with a seed", "generator must be .* got int", lambda: noise_like(X, 0)),
     (
         "noise_like of whole numbers",
         "x must be of floating point, got torch.int64",
-        lambda: gde.noise_like(T),
+        lambda: noise_like(T),
     ),
     (
         "bits_per_dim of a model of another shape",
         "output must have 2 or 4 channels",
-        lambda: gde.bits_per_dim(lambda x, t, y: x[:, :1], SHORT, X),
+        lambda: bits_per_dim(lambda x, t, y: x[:, :1], SHORT, X),
     ),
     (
         "SecondMomentSteps told nan",
         "losses must be finite",
-        lambda: gde.SecondMomentSteps(5).update(T, torch.tensor([1.0, nan])),
+        lambda: SecondMomentSteps(5).update(T, torch.tensor([1.0, nan])),
     ),
     (
         "SecondMomentSteps told a step beyond",
         r"t must hold steps in \[0, 2\)",
-        lambda: gde.SecondMomentSteps(2).update(T + 1, torch.ones(2)),
+        lambda: SecondMomentSteps(2).update(T + 1, torch.ones(2)),
     ),
     (
         "SecondMomentSteps drawn less than none",
         "batch must be a whole number",
-        lambda: gde.SecondMomentSteps(5).draw(-1),
+        lambda: SecondMomentSteps(5).draw(-1),
     ),
 ]
 

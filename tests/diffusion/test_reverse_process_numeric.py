@@ -7,12 +7,25 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import (
+    bits_per_dim,
+    bound_term,
+    bound_weight,
+    decoder_log_prob,
+    gaussian_kl,
+    large_variance,
+    mean_from_eps,
+    posterior_mean,
+    posterior_variance,
+    small_variance,
+    step_variance,
+)
 from helpers import DOUBLE, LINE, LINEAR, bayes_back, pixels, randn, step_back
 
 
 def test_eq_learned_variance():
     t = torch.tensor([1, 10, 500])
-    small, large = gde.small_variance(LINEAR)[t], LINEAR.betas[t]
+    small, large = small_variance(LINEAR)[t], LINEAR.betas[t]
     for v in (-1.0, -0.3, 0.0, 1.0):
         wanted = small ** ((1 - v) / 2) * large ** ((1 + v) / 2)
         assert torch.allclose(
@@ -21,9 +34,9 @@ def test_eq_learned_variance():
             rtol=1e-10,
         )
     first = gde.learned_variance(torch.full((1, 1), -1.0, dtype=DOUBLE), LINEAR, torch.tensor([0]))
-    assert first.item() == pytest.approx(gde.small_variance(LINEAR)[1].item())
-    assert gde.large_variance(LINEAR)[0] == gde.small_variance(LINEAR)[1] and torch.equal(
-        gde.large_variance(LINEAR)[1:], LINEAR.betas[1:]
+    assert first.item() == pytest.approx(small_variance(LINEAR)[1].item())
+    assert large_variance(LINEAR)[0] == small_variance(LINEAR)[1] and torch.equal(
+        large_variance(LINEAR)[1:], LINEAR.betas[1:]
     )
 
 
@@ -33,9 +46,10 @@ def test_eq_simple_loss():
         randn(6, 1, 4, 4, seed=1),
         torch.tensor([0, 1, 10, 100, 500, 999]),
     )
-    guess = lambda x, t, y=None: torch.cat(
-        [0.5 * x, 100 + x], 1
-    )  # the second half is a variance: ignored
+
+    def guess(x, t, y=None):
+        return torch.cat([0.5 * x, 100 + x], 1)  # the second half is a variance: ignored
+
     wanted = torch.stack(
         [(noise[i] - 0.5 * LINEAR.add_noise(x_0, t, noise)[i]).square().mean() for i in range(6)]
     )
@@ -54,18 +68,18 @@ def test_eq_simple_loss():
 
 def test_eq_posterior_variance():
     assert torch.allclose(
-        gde.small_variance(LINEAR)[1:],
+        small_variance(LINEAR)[1:],
         (1 / (LINEAR.alphas / LINEAR.betas + 1 / (1 - LINEAR.alpha_bars_prev)))[1:],
         rtol=1e-8,
     )
-    assert gde.small_variance(LINEAR)[0] == 0 and gde.posterior_variance(0.4, 0.5) == pytest.approx(
+    assert small_variance(LINEAR)[0] == 0 and posterior_variance(0.4, 0.5) == pytest.approx(
         bayes_back(1.3, 0.4, 0.4, 0.5)[1], abs=1e-9
     )
 
 
 def test_eq_posterior_mean():
     for case in ((1.3, 0.4, 0.4, 0.5), (-0.7, 2.0, 0.1, 0.7)):
-        assert gde.posterior_mean(*case) == pytest.approx(bayes_back(*case)[0], abs=1e-9)
+        assert posterior_mean(*case) == pytest.approx(bayes_back(*case)[0], abs=1e-9)
 
 
 def test_eq_eps_to_x0():
@@ -80,8 +94,8 @@ def test_eq_mean_from_eps():
     for a, a_prev in ((0.5, 0.6), (0.01, 0.3), (0.9998, 0.9999)):
         x, e = randn(7), randn(7, seed=1)
         assert torch.allclose(
-            gde.mean_from_eps(x, e, a, a_prev),
-            gde.posterior_mean(gde.x_0_from_eps(x, e, a), x, a, a_prev),
+            mean_from_eps(x, e, a, a_prev),
+            posterior_mean(gde.x_0_from_eps(x, e, a), x, a, a_prev),
             atol=1e-10,
         )
 
@@ -90,7 +104,7 @@ def test_eq_step_tweedie():
     for t_from, t_to, x in ((600, 300, 0.4), (10, 9, 1.0), (999, 0, -0.5)):
         wanted, _, a, a_prev = step_back(LINE, t_from, t_to, x)
         here = torch.tensor([[x]], dtype=DOUBLE)
-        assert gde.mean_from_eps(
+        assert mean_from_eps(
             here, LINE.denoiser(LINEAR)(here, torch.tensor([t_from])), a, a_prev
         ).item() == pytest.approx(wanted, abs=1e-7)
 
@@ -101,9 +115,9 @@ def test_eq_step_variance():
         grid = torch.linspace(-4, 4, 40_001, dtype=DOUBLE)
         p = (LINE.log_prob(grid[:, None]) - (x - a**0.5 * grid) ** 2 / (2 * (1 - a))).softmax(0)
         of_x_0 = (p * grid**2).sum() - (p * grid).sum() ** 2
-        assert gde.step_variance(of_x_0, a, a_prev).item() == pytest.approx(wanted, abs=1e-7)
-        assert gde.step_variance(1 - a, a, a_prev) == pytest.approx(1 - a / a_prev, abs=1e-12)
-        assert wanted > gde.posterior_variance(a, a_prev)
+        assert step_variance(of_x_0, a, a_prev).item() == pytest.approx(wanted, abs=1e-7)
+        assert step_variance(1 - a, a, a_prev) == pytest.approx(1 - a / a_prev, abs=1e-12)
+        assert wanted > posterior_variance(a, a_prev)
 
 
 def term_by_hand(s, step, x_0, x_t, eps, log_variance, clip=True):
@@ -111,15 +125,15 @@ def term_by_hand(s, step, x_0, x_t, eps, log_variance, clip=True):
     a, a_prev, small = (
         s.alpha_bars[step].item(),
         s.alpha_bars_prev[step].item(),
-        gde.small_variance(s)[max(step, 1)].item(),
+        small_variance(s)[max(step, 1)].item(),
     )
     guess = (x_t - (1 - a) ** 0.5 * eps) / a**0.5
     model = Normal(
-        gde.posterior_mean(guess.clamp(-1, 1) if clip else guess, x_t, a, a_prev),
+        posterior_mean(guess.clamp(-1, 1) if clip else guess, x_t, a, a_prev),
         math.exp(log_variance / 2),
     )
     if step:
-        wanted = kl_divergence(Normal(gde.posterior_mean(x_0, x_t, a, a_prev), small**0.5), model)
+        wanted = kl_divergence(Normal(posterior_mean(x_0, x_t, a, a_prev), small**0.5), model)
     else:
         wanted = -(
             model.cdf(torch.where(x_0 > 0.999, 99, x_0 + 1 / 255))
@@ -130,20 +144,21 @@ def term_by_hand(s, step, x_0, x_t, eps, log_variance, clip=True):
 
 def learned_log(s, step, v):
     return (1 + v) / 2 * math.log(s.betas[step]) + (1 - v) / 2 * math.log(
-        gde.small_variance(s)[max(step, 1)]
+        small_variance(s)[max(step, 1)]
     )
 
 
 def test_eq_vlb():
-    # term by term, for a network with a learned variance and for fixed ones, whose first is the second small one
+    # term by term, for a network with a learned variance and for fixed ones, whose first is the
+    # second small one
     x_0, t, noise = pixels(4, 1, 3, 3), torch.tensor([0, 1, 50, 999]), randn(4, 1, 3, 3)
     x_t = LINEAR.add_noise(x_0, t, noise)
-    learned = gde.bound_term(
+    learned = bound_term(
         torch.cat([0.9 * noise, torch.full_like(noise, 0.3)], 1), LINEAR, x_0, x_t, t
     )
     small, large = (
-        gde.bound_term(0.9 * noise, LINEAR, x_0, x_t, t, fixed)
-        for fixed in (gde.small_variance, gde.large_variance)
+        bound_term(0.9 * noise, LINEAR, x_0, x_t, t, fixed)
+        for fixed in (small_variance, large_variance)
     )
     for i, step in enumerate(t.tolist()):
         for got, v in ((learned, 0.3), (small, -1), (large, 1 if step else -1)):
@@ -159,7 +174,7 @@ def test_eq_gaussian_kl():
             Normal(torch.tensor(m, dtype=DOUBLE), torch.tensor(s, dtype=DOUBLE)),
             Normal(torch.tensor(n, dtype=DOUBLE), torch.tensor(r, dtype=DOUBLE)),
         )
-        assert gde.gaussian_kl(
+        assert gaussian_kl(
             p.loc, 2 * p.scale.log(), q.loc, 2 * q.scale.log()
         ).item() == pytest.approx(kl_divergence(p, q).item(), abs=1e-12)
 
@@ -168,17 +183,18 @@ def test_eq_decoder():
     levels = torch.arange(256, dtype=DOUBLE) / 127.5 - 1
     for mean, std in ((0.1, 0.2), (0.99, 0.01), (-3.0, 1.0), (0.0, 100.0)):
         law = Normal(torch.tensor(mean, dtype=DOUBLE), std)
-        log = gde.decoder_log_prob(levels, law.loc, torch.tensor(2 * math.log(std), dtype=DOUBLE))
+        log = decoder_log_prob(levels, law.loc, torch.tensor(2 * math.log(std), dtype=DOUBLE))
         assert log.exp().sum().item() == pytest.approx(1, abs=1e-12)
         inner = law.cdf(levels + 1 / 255) - law.cdf(levels - 1 / 255)
         assert torch.allclose(log.exp()[1:-1], inner[1:-1], atol=1e-12)
         assert log[0].exp().item() == pytest.approx(law.cdf(levels[0] + 1 / 255).item(), abs=1e-12)
-    far = gde.decoder_log_prob(
+    far = decoder_log_prob(
         levels[250:252], torch.tensor(-1.0), torch.tensor(-5.0)
     )  # 24 standard deviations up
     assert (
         far[0] > far[1] > -700
-    )  # digits are not lost in the upper tail: the nearer level is the likelier, and no floor was hit
+        # digits are not lost in the upper tail: the nearer level is the likelier, and no floor was hit
+    )
 
 
 def test_eq_vlb_weight():
@@ -188,13 +204,11 @@ def test_eq_vlb_weight():
         0.2 * randn(5, 1, 2, 2, seed=2),
     )
     t = torch.tensor([1, 2, 10, 100, 300])
-    got = gde.bound_term(noise + error, LINEAR, x_0, LINEAR.add_noise(x_0, t, noise), t) * math.log(
-        2
-    )
+    got = bound_term(noise + error, LINEAR, x_0, LINEAR.add_noise(x_0, t, noise), t) * math.log(2)
     assert torch.allclose(
-        got, gde.bound_weight(LINEAR)[t] * error.square().flatten(1).mean(1), rtol=1e-8
+        got, bound_weight(LINEAR)[t] * error.square().flatten(1).mean(1), rtol=1e-8
     )
-    assert gde.bound_weight(LINEAR)[0] == torch.inf
+    assert bound_weight(LINEAR)[0] == torch.inf
 
 
 def test_eq_hybrid_loss():
@@ -239,7 +253,7 @@ def test_eq_hybrid_loss():
 
 def test_eq_bits_per_dim():
     s, x_0 = gde.linear_schedule(50), pixels(3, 1, 2, 2)
-    prior, terms = gde.bits_per_dim(
+    prior, terms = bits_per_dim(
         lambda x, t, y: 0.1 * x, s, x_0, generator=torch.Generator().manual_seed(5)
     )
     a = s.alpha_bars[-1].item()
@@ -251,10 +265,10 @@ def test_eq_bits_per_dim():
     for i in range(50):
         t = torch.full((3,), i)
         x_t = s.add_noise(x_0, t, torch.randn(x_0.shape, dtype=DOUBLE, generator=g))
-        assert torch.allclose(terms[:, i], gde.bound_term(0.1 * x_t, s, x_0, x_t, t))
+        assert torch.allclose(terms[:, i], bound_term(0.1 * x_t, s, x_0, x_t, t))
     for fixed in (
-        gde.small_variance,
-        gde.large_variance,
+        small_variance,
+        large_variance,
     ):  # a short chain: the model hears the long one's steps, the variance is the one asked for
         short, heard = gde.respace(LINEAR, 10), []
 
@@ -262,7 +276,7 @@ def test_eq_bits_per_dim():
             heard.append(t[0].item())
             return 0.1 * x
 
-        _, terms = gde.bits_per_dim(
+        _, terms = bits_per_dim(
             model, short, x_0, fixed=fixed, generator=torch.Generator().manual_seed(5)
         )
         assert heard == short.timesteps.tolist()
@@ -271,7 +285,7 @@ def test_eq_bits_per_dim():
             x_t = short.add_noise(
                 x_0, torch.full((3,), i), torch.randn(x_0.shape, dtype=DOUBLE, generator=g)
             )
-            log_variance = learned_log(short, i, 1 if fixed is gde.large_variance and i else -1)
+            log_variance = learned_log(short, i, 1 if fixed is large_variance and i else -1)
             wanted = [
                 term_by_hand(short, i, x_0[k], x_t[k], 0.1 * x_t[k], log_variance) for k in range(3)
             ]

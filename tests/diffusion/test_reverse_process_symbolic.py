@@ -12,6 +12,13 @@ import guided_diffusion_edu.classifier_free
 import guided_diffusion_edu.diagnostics
 import guided_diffusion_edu.particles
 from guided_diffusion_edu import diffusion
+from guided_diffusion_edu.diffusion import (
+    bound_weight,
+    mean_from_eps,
+    posterior_mean,
+    posterior_variance,
+    step_variance,
+)
 from symbols import (
     a,
     ab,
@@ -36,7 +43,7 @@ from symbols import (
 
 def test_eq_posterior_variance():
     precision = alpha / beta + 1 / (1 - ab_prev)
-    assert same(1 / precision, gde.posterior_variance(ab, ab_prev))
+    assert same(1 / precision, posterior_variance(ab, ab_prev))
 
 
 def test_eq_posterior_mean():
@@ -44,7 +51,7 @@ def test_eq_posterior_mean():
         2 * (1 - ab_prev)
     )
     (mode,) = sp.solve(sp.diff(exponent, x), x)  # a Gaussian's mode is its mean
-    assert same(gde.posterior_mean(x_0, x_t, ab, ab_prev), mode)
+    assert same(posterior_mean(x_0, x_t, ab, ab_prev), mode)
 
 
 def test_eq_eps_to_x0():
@@ -56,37 +63,41 @@ def test_eq_x0_to_eps():
 
 
 def test_eq_mean_from_eps():
-    through_x_0 = gde.posterior_mean(gde.x_0_from_eps(x_t, eps, ab), x_t, ab, ab_prev)
-    assert same(gde.mean_from_eps(x_t, eps, ab, ab_prev), through_x_0)
+    through_x_0 = posterior_mean(gde.x_0_from_eps(x_t, eps, ab), x_t, ab, ab_prev)
+    assert same(mean_from_eps(x_t, eps, ab, ab_prev), through_x_0)
 
 
 def test_eq_step_tweedie():
     p, r_1 = two_points(x_t, ab)
     by_bayes = sum(
-        share * gde.posterior_mean(b, x_t, ab, ab_prev) for share, b in ((r_1, b_1), (1 - r_1, b_2))
+        share * posterior_mean(b, x_t, ab, ab_prev) for share, b in ((r_1, b_1), (1 - r_1, b_2))
     )
     assert same(by_bayes, (x_t + beta * sp.diff(log(p), x_t)) / sqrt(alpha))
 
 
 def test_eq_step_variance():
-    # of x_0 given x_t only its being b_1 with probability w matters: second moment minus squared mean
-    means = [gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2)]
-    small = gde.posterior_variance(ab, ab_prev)
+    # of x_0 given x_t only its being b_1 with probability w matters: second moment minus squared
+    # mean
+    means = [posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2)]
+    small = posterior_variance(ab, ab_prev)
     second = w * (means[0] ** 2 + small) + (1 - w) * (means[1] ** 2 + small)
     of_x_0 = w * (1 - w) * (b_1 - b_2) ** 2
     exact = second - (w * means[0] + (1 - w) * means[1]) ** 2
     assert same(exact, small + ab_prev * beta**2 / (1 - ab) ** 2 * of_x_0) and same(
-        exact, gde.step_variance(of_x_0, ab, ab_prev)
+        exact, step_variance(of_x_0, ab, ab_prev)
     )
     assert same(
-        gde.step_variance(1 - ab, ab, ab_prev), beta
+        step_variance(1 - ab, ab, ab_prev), beta
     )  # where the large choice begins to be too small
 
 
 def test_eq_learned_variance(monkeypatch):
     # the package's line, with symbols for the two logarithms that it looks up
-    large, small, out = sp.symbols("large small", positive=True) + (sp.symbols("out", real=True),)
-    looked_up = lambda value: SimpleNamespace(log=lambda: log(value))
+    large, small, out = (*sp.symbols("large small", positive=True), sp.symbols("out", real=True))
+
+    def looked_up(value):
+        return SimpleNamespace(log=lambda: log(value))
+
     monkeypatch.setattr(diffusion, "per_example", lambda values, t, x: values)
     monkeypatch.setattr(diffusion, "clipped_variance", lambda schedule: looked_up(small))
     logs = diffusion._learned_log(out, SimpleNamespace(betas=looked_up(large)), None)
@@ -121,15 +132,19 @@ def kl(mean_1, var_1, mean_2, var_2):
 
 def test_eq_gaussian_kl():
     z = Normal("z", b_1, sqrt(v))
-    difference = lambda z: (
-        log(sqrt(c) / sqrt(v)) - (z - b_1) ** 2 / (2 * v) + (z - b_2) ** 2 / (2 * c)
-    )
+
+    def difference(z):
+        return log(sqrt(c) / sqrt(v)) - (z - b_1) ** 2 / (2 * v) + (z - b_2) ** 2 / (2 * c)
+
     assert same(sp.expand_log(E(difference(z))), sp.expand_log(kl(b_1, v, b_2, c)))
 
 
 def test_eq_decoder():
     p = sp.symbols("p", integer=True)
-    level = lambda p: p / Rational(255, 2) - 1
+
+    def level(p):
+        return p / Rational(255, 2) - 1
+
     assert same(
         level(p) + Rational(1, 255), level(p + 1) - Rational(1, 255)
     )  # one interval ends where the next begins: the sum telescopes to 1
@@ -137,12 +152,12 @@ def test_eq_decoder():
 
 def test_eq_vlb_weight():
     guess = sp.symbols("guess", real=True)
-    means = [gde.mean_from_eps(x_t, e, ab, ab_prev) for e in (eps, guess)]
+    means = [mean_from_eps(x_t, e, ab, ab_prev) for e in (eps, guess)]
     assert same(
         kl(means[0], v, means[1], v), beta**2 / (2 * v * alpha * (1 - ab)) * (eps - guess) ** 2
     )
-    small = gde.posterior_variance(ab, ab_prev)
-    weight = gde.bound_weight(
+    small = posterior_variance(ab, ab_prev)
+    weight = bound_weight(
         SimpleNamespace(betas=beta, alphas=alpha, alpha_bars=ab, alpha_bars_prev=ab_prev)
     )
     assert same(kl(means[0], small, means[1], small), weight * (eps - guess) ** 2)
@@ -164,7 +179,10 @@ def test_eq_simple_loss():
 
 def test_eq_hybrid_loss():
     guess, weight = sp.symbols("guess", real=True), sp.symbols("lambda", positive=True)
-    mean = lambda e: gde.mean_from_eps(x_t, e, ab, ab_prev)
+
+    def mean(e):
+        return mean_from_eps(x_t, e, ab, ab_prev)
+
     term = kl(
         mean(eps), c, mean(guess), v
     )  # c in the place of the posterior's variance, v in that of the model's
@@ -180,8 +198,11 @@ def test_eq_hybrid_loss():
     terms = sp.symbols("L_0:4")  # a random one of T terms, times T: the mean is the sum
     assert same(sum(4 * weight * one for one in terms) / 4, weight * sum(terms))
     D, T = sp.symbols(
-        "D T", positive=True
-    )  # the code: means over D dimensions, and bits; over the equation's, lambda is larger by 1 / log 2
+        "D T",
+        positive=True,
+        # the code: means over D dimensions, and bits; over the equation's, lambda is larger by 1 / log
+        # 2
+    )
     in_code, in_equation = T / 1000 * term / (D * log(2)), Rational(1, 1000) * T * term / D
     assert same(in_code / in_equation, 1 / log(2))
 
@@ -190,7 +211,10 @@ def test_eq_bits_per_dim():
     # a pixel, two steps, two states each: the terms add up to the bound over all paths
     u, P, *rest = sp.symbols("u P k0:2 m0:2 d0:2", positive=True)
     k, m, d = rest[:2], rest[2:4], rest[4:]
-    two = lambda p: (p, 1 - p)
+
+    def two(p):
+        return (p, 1 - p)
+
     path = {
         (x_1, x_2): two(u)[x_1] * two(k[x_1])[x_2] for x_1, x_2 in product((0, 1), repeat=2)
     }  # q(x_1, x_2 | x_0)

@@ -3,6 +3,8 @@
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import bits_per_dim, posterior_mean
+from guided_diffusion_edu.losses import SecondMomentSteps, bound_loss, eps_from_mean, target_weight
 from helpers import DOUBLE, LINEAR, pixels, randn
 
 
@@ -16,36 +18,38 @@ def test_eq_v_to_eps():
 def test_eq_mean_to_eps():
     x_t, noise = randn(5, 3), randn(5, 3, seed=1)
     for a, b in ((0.5, 0.6), (0.01, 0.02), (0.998, 0.999)):
-        mean = gde.posterior_mean(gde.x_0_from_eps(x_t, noise, a), x_t, a, b)
-        assert torch.allclose(gde.eps_from_mean(x_t, mean, a, b), noise, atol=1e-10)
+        mean = posterior_mean(gde.x_0_from_eps(x_t, noise, a), x_t, a, b)
+        assert torch.allclose(eps_from_mean(x_t, mean, a, b), noise, atol=1e-10)
 
 
 def test_eq_target_weight():
-    # a model of each output, wrong by a constant: the squared error of the output itself is the weighted error of its noise
+    # a model of each output, wrong by a constant: the squared error of the output itself is the
+    # weighted error of its noise
     x_0, noise, t = randn(4, 2), randn(4, 2, seed=1), torch.tensor([1, 20, 500, 999])
     a, b = LINEAR.alpha_bars[t][:, None], LINEAR.alpha_bars_prev[t][:, None]
     x_t = LINEAR.add_noise(x_0, t, noise)
     right = {
         gde.eps_from_x_0: x_0,
         gde.eps_from_v: a**0.5 * noise - (1 - a) ** 0.5 * x_0,
-        gde.eps_from_mean: gde.posterior_mean(x_0, x_t, a, b),
+        eps_from_mean: posterior_mean(x_0, x_t, a, b),
     }
     for eps_from, output in right.items():
         model = gde.eps_model(lambda x, t, y=None: output + 0.3, LINEAR, eps_from)
-        loss = gde.simple_loss(
-            model, LINEAR, x_0, t, noise, weight=gde.target_weight(LINEAR, eps_from)
-        )
+        loss = gde.simple_loss(model, LINEAR, x_0, t, noise, weight=target_weight(LINEAR, eps_from))
         assert torch.allclose(loss, torch.tensor(0.09, dtype=DOUBLE), rtol=1e-6)
 
 
 def test_eq_bound_estimate():
     s, x_0 = gde.linear_schedule(40), pixels(2, 1, 2, 2)
-    model = lambda x, t, y: 0.1 * x
-    _, terms = gde.bits_per_dim(model, s, x_0, generator=torch.Generator().manual_seed(5))
+
+    def model(x, t, y):
+        return 0.1 * x
+
+    _, terms = bits_per_dim(model, s, x_0, generator=torch.Generator().manual_seed(5))
     g = torch.Generator().manual_seed(5)
     noises = [torch.randn(x_0.shape, dtype=DOUBLE, generator=g) for _ in range(40)]
     losses = torch.stack(
-        [gde.bound_loss(model, s, x_0, torch.full((2,), i), noises[i]) for i in range(40)], 1
+        [bound_loss(model, s, x_0, torch.full((2,), i), noises[i]) for i in range(40)], 1
     )
     clipped = [
         (
@@ -65,7 +69,7 @@ def test_eq_bound_estimate():
 
 
 def trained_steps():
-    steps, g = gde.SecondMomentSteps(4), torch.Generator().manual_seed(0)
+    steps, g = SecondMomentSteps(4), torch.Generator().manual_seed(0)
     mean, spread = torch.tensor([1.0, 0.1, 5.0, 0.1]), torch.tensor([0.1, 3.0, 0.5, 0.1])
     history = mean + spread * torch.randn(10, 4, generator=g)
     for row in history:
@@ -74,7 +78,7 @@ def trained_steps():
 
 
 def test_eq_importance():
-    steps, history = trained_steps()
+    steps, _history = trained_steps()
     t, weight = steps.draw(40_000, torch.Generator().manual_seed(1))
     values = torch.tensor([3.0, -1.0, 0.5, 7.0], dtype=DOUBLE)
     sample = weight * values[t]
@@ -86,9 +90,12 @@ def test_eq_second_moment():
     M = history.square().mean(0)
     p = steps.probabilities()
     assert torch.allclose(p, 0.999 * M.sqrt() / M.sqrt().sum() + 0.001 / 4)
-    second = lambda p: (M / p).sum()
+
+    def second(p):
+        return (M / p).sum()
+
     for other in torch.distributions.Dirichlet(torch.ones(4)).sample((200,)).double():
         assert second(other) >= second(M.sqrt() / M.sqrt().sum())
     assert (
-        gde.SecondMomentSteps(4).probabilities().tolist() == [0.25] * 4
+        SecondMomentSteps(4).probabilities().tolist() == [0.25] * 4
     )  # until every step has a history

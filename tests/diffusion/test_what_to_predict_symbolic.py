@@ -7,6 +7,8 @@ import guided_diffusion_edu as gde
 import guided_diffusion_edu.classifier_free
 import guided_diffusion_edu.diagnostics
 import guided_diffusion_edu.particles
+from guided_diffusion_edu.diffusion import mean_from_eps
+from guided_diffusion_edu.losses import eps_from_mean
 from symbols import ab, ab_prev, alpha, beta, eps, same, x_0, x_t
 
 
@@ -16,7 +18,7 @@ def test_eq_v_to_eps():
 
 
 def test_eq_mean_to_eps():
-    assert same(gde.eps_from_mean(x_t, gde.mean_from_eps(x_t, eps, ab, ab_prev), ab, ab_prev), eps)
+    assert same(eps_from_mean(x_t, mean_from_eps(x_t, eps, ab, ab_prev), ab, ab_prev), eps)
 
 
 def test_eq_target_weight():
@@ -24,7 +26,7 @@ def test_eq_target_weight():
     wanted = {
         gde.eps_from_x_0: (1 - ab) / ab,
         gde.eps_from_v: 1 / ab,
-        gde.eps_from_mean: beta**2 / (alpha * (1 - ab)),
+        eps_from_mean: beta**2 / (alpha * (1 - ab)),
     }
     for eps_from, weight in wanted.items():
         of_output = sp.diff(eps_from(x_t, o, ab, ab_prev), o)

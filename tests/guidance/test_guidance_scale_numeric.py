@@ -131,7 +131,8 @@ def test_eq_place_error():
             for step in (toy_step_at_mean, toy_step_at_x_t, toy_step_by_eps)
             for a, b, _ in [step(s, i, r, 1.0, 1.0)]
         }
-        # exact by Bayes' rule for two Gaussians: prior N(sqrt(alpha) x, beta), measurement of sqrt(before) x_{t-1}
+        # exact by Bayes' rule for two Gaussians: prior N(sqrt(alpha) x, beta), measurement of
+        # sqrt(before) x_{t-1}
         prior, gain = alpha**0.5 * x, before**0.5
         exact = beta * gain * (1.0 - gain * prior) / (gain**2 * beta + 1 - before + r**2)
         assert shift[toy_step_by_eps] == pytest.approx(exact, rel=1e-9)

@@ -33,7 +33,8 @@ def lab_g(x, level):
 
 
 def test_eq_lab_gradient():
-    # (x_0, x_t) is Gaussian with variances 1 and covariance sqrt(a): x_0 given x_t has mean sqrt(a) x_t and variance 1 - a; the measurement adds r^2
+    # (x_0, x_t) is Gaussian with variances 1 and covariance sqrt(a): x_0 given x_t has mean sqrt(a)
+    # x_t and variance 1 - a; the measurement adds r^2
     mean, var = sqrt(a) * x, 1 - sqrt(a) ** 2 + r**2
     log_density = -((y - mean) ** 2) / (2 * var)
     assert same(sp.diff(log_density, x), lab_g(x, a))
@@ -71,7 +72,7 @@ def test_eq_law_target():
 
 
 def test_eq_law_ddpm():
-    u, level = sp.symbols("u level", positive=True)
+    _u, level = sp.symbols("u level", positive=True)
     for scale in map(Rational, ("1", "2", "1/4", "3")):
         antiderivative = (1 + r**2 - level) ** (1 - 2 * scale) / (2 * scale - 1)
         V = (antiderivative - antiderivative.subs(level, 0)) / (

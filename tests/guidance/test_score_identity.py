@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.diffusion import posterior_mean, small_variance
 
 DOUBLE = torch.float64
 
@@ -42,7 +43,9 @@ def test_scale_zero_is_unguided_to_the_bit(world, linear, sampler):
 
 
 def test_ddpm_step_by_hand(world, linear):
-    "One walk of Algorithm 1, written out: gradient at x_t and t, small variance, noise drawn after x_T and at every step."
+    """One walk of Algorithm 1, written out: gradient at x_t and t, small variance, noise drawn
+    after x_T and at every step.
+    """
     s, y = gde.respace(linear, 4), torch.zeros(3, dtype=torch.long)
     model, guidance = (
         world.denoiser(linear),
@@ -52,13 +55,13 @@ def test_ddpm_step_by_hand(world, linear):
     x = torch.randn(3, 2, generator=g)
     for i in (3, 2, 1, 0):
         t = torch.full((3,), s.timesteps[i].item())
-        mean = gde.posterior_mean(
+        mean = posterior_mean(
             gde.x_0_from_eps(x, model(x, t), s.alpha_bars[i].item()),
             x,
             s.alpha_bars[i].item(),
             s.alpha_bars_prev[i].item(),
         )
-        variance = gde.small_variance(s)[i].item()
+        variance = small_variance(s)[i].item()
         noise = torch.randn(3, 2, generator=g)
         x = mean + variance * guidance(x, t) + (variance**0.5 * noise if i else 0)
     assert torch.allclose(
@@ -124,7 +127,9 @@ def test_a_seed_a_sample_and_a_path(world, linear, sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_clipping_is_of_the_estimate(linear, sampler):
-    loud = lambda x, t, y: -5 * torch.ones_like(x)  # says that x_0 is far above 1
+    def loud(x, t, y):
+        return -5 * torch.ones_like(x)  # says that x_0 is far above 1
+
     assert (
         sampler(loud, gde.respace(linear, 3), (2, 1, 2, 2), x_T=torch.ones(2, 1, 2, 2)).max() <= 1
     )
@@ -147,7 +152,9 @@ def test_learned_variance_is_found_and_used(linear):
             model, s, x_T.shape, x_T=x_T, generator=torch.Generator().manual_seed(0), **options
         )
 
-    plain = lambda x, t, y: 0.1 * x
+    def plain(x, t, y):
+        return 0.1 * x
+
     assert torch.allclose(
         sample(model(-1.0)), sample(plain, variance="small"), atol=1e-12
     )  # unguided, the first step's variance is never used
@@ -160,7 +167,9 @@ def test_learned_variance_is_found_and_used(linear):
 
 
 def test_guided_samples_follow_the_exact_posterior(world, linear):
-    "With enough steps, mean and spread of each corner are those of p(x | y), for all three guided samplers."
+    """With enough steps, mean and spread of each corner are those of p(x | y), for all three guided
+    samplers.
+    """
     for sampler, options in (
         (gde.ddpm_sample, {}),
         (gde.ddpm_sample, dict(gradient_at="mean")),
@@ -182,22 +191,28 @@ def test_guided_samples_follow_the_exact_posterior(world, linear):
 def test_guidance_from_three_sources(world, linear):
     "The exact world in closed form, its classifier, and its log-probability guide alike."
     y = torch.ones(50, dtype=torch.long)
-    log_prob = lambda x, t: world.at(linear.alpha_bars[t[0]].item()).class_log_probs(x)[:, 1]
+
+    def log_prob(x, t):
+        return world.at(linear.alpha_bars[t[0]].item()).class_log_probs(x)[:, 1]
+
     ways = [
         gde.exact_guidance(world, linear, y, 2.0),
         gde.classifier_guidance(world.classifier(linear), y, 2.0),
         gde.log_prob_guidance(log_prob, 2.0),
     ]
     for sampler in SAMPLERS:
-        run = lambda guidance: sampler(
-            world.denoiser(linear),
-            gde.respace(linear, 20),
-            (50, 2),
-            guidance=guidance,
-            clip=False,
-            x_T=torch.ones(50, 2, dtype=DOUBLE),
-            generator=torch.Generator().manual_seed(0),
-        )
+
+        def run(guidance):
+            return sampler(
+                world.denoiser(linear),
+                gde.respace(linear, 20),
+                (50, 2),
+                guidance=guidance,
+                clip=False,
+                x_T=torch.ones(50, 2, dtype=DOUBLE),
+                generator=torch.Generator().manual_seed(0),
+            )
+
         first, *others = map(run, ways)
         for other in others:
             assert torch.allclose(first, other, atol=1e-8)
@@ -205,7 +220,9 @@ def test_guidance_from_three_sources(world, linear):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_estimate_can_be_edited(linear, sampler):
-    "`edit_x_0` sees each step's estimate and time; what it gives is what the sampler goes on with, clipped afterwards."
+    """`edit_x_0` sees each step's estimate and time; what it gives is what the sampler goes on
+    with, clipped afterwards.
+    """
     s, seen = gde.respace(linear, 4), []
 
     def hold(x_0, t):
@@ -246,7 +263,10 @@ def test_the_dtype_is_that_of_x_T(linear, sampler):
 def test_a_scale_for_each_example(world, linear):
     "Also where the batch is as large as a picture is wide, and (B,) would broadcast over columns."
     x, t, y = torch.randn(4, 2, 4, 4), torch.full((4,), 300), torch.tensor([0, 1, 1, 0])
-    classifier = lambda x, t: x.flatten(1)[:, :2] * x.flatten(1)[:, 2:4]
+
+    def classifier(x, t):
+        return x.flatten(1)[:, :2] * x.flatten(1)[:, 2:4]
+
     model, weaker = lambda x, t, y=None: 2 * x, lambda x, t, y=None: 0.5 * x**2
     scale = torch.tensor([0.0, 1.0, 2.0, 5.0])
     ways = [
@@ -303,7 +323,10 @@ def test_guidance_in_inference_mode(sampler):
 )
 def test_who_gave_the_first_nan_is_said(world, linear, sampler):
     s, model = gde.respace(linear, 4), world.denoiser(linear)
-    lost = lambda x, t, y=None: model(x, t) / (t[0] != s.timesteps[2])  # from the second step on
+
+    def lost(x, t, y=None):
+        return model(x, t) / (t[0] != s.timesteps[2])  # from the second step on
+
     for guidance in (None, lambda x, t: -x):
         with pytest.raises(
             ValueError,
@@ -430,7 +453,10 @@ def test_networks_take_part_on_any_device(device):
 
 @pytest.mark.gpu
 def test_the_loop_of_a_sampler_never_waits_for_the_gpu():
-    "A value that the host reads makes torch raise. (Where the walk begins and ends, y and the gradients are looked at once.)"
+    """A value that the host reads makes torch raise.
+
+    (Where the walk begins and ends, y and the gradients are looked at once.)
+    """
     digits = gde.load_pretrained("digits")
     model, classifier, y = (
         digits.model.cuda(),

@@ -1,4 +1,4 @@
-"""Bad input to what "score identity" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "score identity" refuses, and how it says so."""
 
 from types import SimpleNamespace
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.samplers import ddim_sigma, shift_ratio
+from guided_diffusion_edu.diffusion import mean_from_eps
+from guided_diffusion_edu.samplers import ddim_sigma, guided_x_0, score_from_eps, shift_ratio
 from helpers import DOUBLE, LINE, LINEAR, WORLD, bayes_back, randn, step_back
 
 
 def test_eq_score_eps():
     x = randn(10, 2)
     for t in (3, 500):
-        score = gde.score_from_eps(
+        score = score_from_eps(
             WORLD.denoiser(LINEAR)(x, torch.full((10,), t)), LINEAR.alpha_bars[t].item()
         )
         points = x.clone().requires_grad_()
@@ -33,7 +34,8 @@ def test_eq_eps_hat():
 
 
 def test_eq_ddim_family():
-    # a denoiser that knows x_0: whatever eta is, every step of the package's sampler lands on q(x_t | x_0)
+    # a denoiser that knows x_0: whatever eta is, every step of the package's sampler lands on q(x_t
+    # | x_0)
     s, x_0 = gde.respace(LINEAR, 4), 1.5
 
     def knows(x, t, y):
@@ -98,7 +100,7 @@ def test_eq_exact_shift():
         assert (1 - a / a_prev) / (a / a_prev) ** 0.5 * g.item() == pytest.approx(
             class_model - of_all, abs=1e-7
         )
-        assert gde.mean_from_eps(here, gde.guided_eps(e, a, g), a, a_prev).item() == pytest.approx(
+        assert mean_from_eps(here, gde.guided_eps(e, a, g), a, a_prev).item() == pytest.approx(
             class_model, abs=1e-7
         )
 
@@ -121,7 +123,9 @@ def one_step(sampler, schedule, guidance=None, **options):
 
 
 def test_eq_shift_ratio():
-    push = lambda x, t: torch.ones_like(x)
+    def push(x, t):
+        return torch.ones_like(x)
+
     for count in (3, 10, 100):
         s = gde.respace(LINEAR, count)
         by_rule = one_step(gde.ddpm_sample, s, push) - one_step(gde.ddpm_sample, s)
@@ -134,7 +138,9 @@ def test_eq_shift_ratio():
 
 
 def test_eq_ddim_shift():
-    push = lambda x, t: 2 * torch.ones_like(x)
+    def push(x, t):
+        return 2 * torch.ones_like(x)
+
     for count, eta in ((3, 0.0), (10, 0.5), (1000, 0.0)):
         s = gde.respace(LINEAR, count)
         a, a_prev, alpha = (
@@ -196,7 +202,7 @@ def test_eq_guided_x0():
     x, e, gradient = randn(3), randn(3, seed=1), randn(3, seed=2)
     for a in (0.1, 0.6, 0.99):
         assert torch.allclose(
-            gde.guided_x_0(gde.x_0_from_eps(x, e, a), a, gradient),
+            guided_x_0(gde.x_0_from_eps(x, e, a), a, gradient),
             gde.x_0_from_eps(x, gde.guided_eps(e, a, gradient), a),
             atol=1e-12,
         )

@@ -8,7 +8,8 @@ import guided_diffusion_edu.classifier_free
 import guided_diffusion_edu.diagnostics
 import guided_diffusion_edu.particles
 from guided_diffusion_edu import samplers
-from guided_diffusion_edu.samplers import ddim_sigma
+from guided_diffusion_edu.diffusion import mean_from_eps, posterior_mean, posterior_variance
+from guided_diffusion_edu.samplers import ddim_sigma, guided_x_0, score_from_eps
 from symbols import (
     a,
     ab,
@@ -37,35 +38,40 @@ def test_eq_score_eps():
     log_density = sp.expand_log(log(gauss(x, sqrt(a) * x_0, 1 - a)), force=True)
     assert same(
         sp.diff(log_density, x).subs(x, sqrt(a) * x_0 + sqrt(1 - a) * eps),
-        gde.score_from_eps(eps, a),
+        score_from_eps(eps, a),
     )
 
 
 def test_eq_eps_hat():
-    score = gde.score_from_eps(eps, a) + s * g
+    score = score_from_eps(eps, a) + s * g
     assert same(gde.guided_eps(eps, a, s * g), -sqrt(1 - a) * score)
 
 
 def test_eq_exact_shift():
-    p, r_1 = two_points(x_t, ab)  # each point a class of its own
-    class_model, of_other = (gde.posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
+    _p, r_1 = two_points(x_t, ab)  # each point a class of its own
+    class_model, of_other = (posterior_mean(b, x_t, ab, ab_prev) for b in (b_1, b_2))
     assert same(
         class_model - (r_1 * class_model + (1 - r_1) * of_other),
         beta / sqrt(alpha) * sp.diff(log(r_1), x_t),
     )
-    moved = gde.mean_from_eps(x_t, gde.guided_eps(eps, ab, g), ab, ab_prev) - gde.mean_from_eps(
+    moved = mean_from_eps(x_t, gde.guided_eps(eps, ab, g), ab, ab_prev) - mean_from_eps(
         x_t, eps, ab, ab_prev
     )
     assert same(moved, beta / sqrt(alpha) * g)
 
 
 def test_eq_shift_ratio():
-    ratio = gde.posterior_variance(ab, ab_prev) / (beta / sqrt(alpha))
+    ratio = posterior_variance(ab, ab_prev) / (beta / sqrt(alpha))
     assert same(ratio, sqrt(alpha) * (1 - ab_prev) / (1 - ab))
 
 
-def ddim_step(monkeypatch, e, sigma=0, gradient=None, z=sp.Symbol("z", real=True)):
-    "A step of `ddim_sample` from x_t, by its own lines: symbols stand for what it looks up, draws and asks for."
+Z = sp.Symbol("z", real=True)
+
+
+def ddim_step(monkeypatch, e, sigma=0, gradient=None, z=Z):
+    """A step of `ddim_sample` from x_t, by its own lines: symbols stand for what it looks up, draws
+    and asks for.
+    """
     parts = dict(
         _begin=lambda *_: (x_t, 0),
         _walk=lambda step, x, *_: step(x, 0),
@@ -105,14 +111,14 @@ def test_eq_ddim_step(monkeypatch):
 
 
 def test_eq_ddim_sigma():
-    assert same(ddim_sigma(ab, ab_prev, 1) ** 2, gde.posterior_variance(ab, ab_prev))
+    assert same(ddim_sigma(ab, ab_prev, 1) ** 2, posterior_variance(ab, ab_prev))
     assert same(
-        (1 - ab_prev - gde.posterior_variance(ab, ab_prev)), alpha * (1 - ab_prev) ** 2 / (1 - ab)
+        (1 - ab_prev - posterior_variance(ab, ab_prev)), alpha * (1 - ab_prev) ** 2 / (1 - ab)
     )  # so the root is sqrt(alpha) (1 - ab_prev) / sqrt(1 - ab)
     root = sqrt(alpha) * (1 - ab_prev) / sqrt(1 - ab)
     assert same(
         sqrt(ab_prev) * x_0 + root * gde.eps_from_x_0(x_t, x_0, ab),
-        gde.posterior_mean(x_0, x_t, ab, ab_prev),
+        posterior_mean(x_0, x_t, ab, ab_prev),
     )  # eta = 1 is DDPM
 
 
@@ -132,7 +138,9 @@ def test_eq_ddim_shift(monkeypatch):
 
 
 def test_eq_flow(monkeypatch):
-    relative = lambda level: sqrt(1 - level) / sqrt(level)
+    def relative(level):
+        return sqrt(1 - level) / sqrt(level)
+
     assert same(
         ddim_step(monkeypatch, eps) / sqrt(ab_prev),
         x_t / sqrt(ab) + (relative(ab_prev) - relative(ab)) * eps,
@@ -142,12 +150,15 @@ def test_eq_flow(monkeypatch):
 def test_eq_ddim_inversion(monkeypatch):
     down = sp.Eq(ddim_step(monkeypatch, eps), x)
     (up,) = sp.solve(down, x_t)  # the same eps: the way back undoes the step
-    relative = lambda level: sqrt(1 - level) / sqrt(level)
+
+    def relative(level):
+        return sqrt(1 - level) / sqrt(level)
+
     assert same(up / sqrt(ab), x / sqrt(ab_prev) + (relative(ab) - relative(ab_prev)) * eps)
 
 
 def test_eq_guided_x0():
     assert same(
-        gde.guided_x_0(gde.x_0_from_eps(x_t, eps, a), a, g),
+        guided_x_0(gde.x_0_from_eps(x_t, eps, a), a, g),
         gde.x_0_from_eps(x_t, gde.guided_eps(eps, a, g), a),
     )

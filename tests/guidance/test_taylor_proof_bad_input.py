@@ -1,10 +1,11 @@
-"""Bad input to what "taylor proof" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "taylor proof" refuses, and how it says so."""
 
 import torch
 from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import EPS, INF, LINE, NAMES, SHORT, WORLD, T, X, Y, cases, is_refused, level
+from guided_diffusion_edu.guidance import second_order_step
 
 TABLE = [  # (what, said, call)
     (
@@ -75,7 +76,7 @@ TABLE = [  # (what, said, call)
     (
         "second_order_step with a hessian too large",
         "hessian must be smaller",
-        lambda: gde.second_order_step(
+        lambda: second_order_step(
             X, torch.eye(2).expand(2, 2, 2), X, 5 * torch.eye(2).expand(2, 2, 2)
         ),
     ),

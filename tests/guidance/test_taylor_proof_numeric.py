@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Normal
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.guidance import error_law, second_order_step
 from guided_diffusion_edu.lab.quadrature import (
     total_variation,
 )
@@ -14,7 +15,9 @@ from helpers import DOUBLE, LINE, LINEAR, gaussian_log, randn
 
 
 def exact_joint(schedule, t, x_next):
-    "On a grid of x_t: q(x_t | x_next, k) w_k(x_next) for each component k, (N, K), from the joint law and nothing else."
+    """On a grid of x_t: q(x_t | x_next, k) w_k(x_next) for each component k, (N, K), from the joint
+    law and nothing else.
+    """
     grid, line = torch.linspace(-6, 6, 6001, dtype=DOUBLE), LINE.at(schedule.alpha_bars[t].item())
     a = schedule.alphas[t + 1].item()
     per_component = (
@@ -27,7 +30,8 @@ def exact_joint(schedule, t, x_next):
 
 
 def test_eq_label_blind():
-    # what `martingale_gap` noises, seen by the classifier that it asks: a step from x_t has the same slope, centre and width for every class
+    # what `martingale_gap` noises, seen by the classifier that it asks: a step from x_t has the
+    # same slope, centre and width for every class
     x_0, seen = (
         torch.cat(
             [LINE.sample(50_000, label, torch.Generator().manual_seed(label)) for label in (0, 1)]
@@ -68,7 +72,8 @@ def test_eq_guided_product():
 
 
 def test_eq_model_product():
-    # the normalised product of a Gaussian and the exact classifier: its mean is the guided mean but for an error of second order in the variance
+    # the normalised product of a Gaussian and the exact classifier: its mean is the guided mean but
+    # for an error of second order in the variance
     noised, centre = LINE.at(0.5), torch.tensor([[0.3]], dtype=DOUBLE)
     g = gde.classifier_guidance(lambda x, t: noised.class_log_probs(x), torch.tensor([1]))(
         centre, None
@@ -99,9 +104,12 @@ def test_eq_taylor():
     gradient = gde.classifier_guidance(lambda x, t: pair.class_log_probs(x), torch.tensor([1]))(
         mu, None
     )
-    remainder = lambda h: (
-        pair.class_log_probs(mu + h)[0, 1] - pair.class_log_probs(mu)[0, 1] - h * gradient
-    ).item()
+
+    def remainder(h):
+        return (
+            pair.class_log_probs(mu + h)[0, 1] - pair.class_log_probs(mu)[0, 1] - h * gradient
+        ).item()
+
     assert remainder(0.01) / remainder(0.005) == pytest.approx(
         4, rel=0.02
     )  # what is left is of second order
@@ -114,9 +122,12 @@ def test_eq_scaled_shift():
     noised = world.at(LINEAR.alpha_bars[200].item())
     assert torch.allclose(four, 4 * (noised.score(x, y) - noised.score(x)), atol=1e-10)
     assert torch.allclose(gde.guided_mean(x, 0.1, four), x + 0.4 * one)
-    logits = lambda x, t: (
-        world.classifier(LINEAR)(x, t) + 7 * x.sum(-1, keepdim=True)
-    )  # logits may differ from log-probabilities by anything common to all classes
+
+    def logits(x, t):
+        return world.classifier(LINEAR)(x, t) + 7 * x.sum(
+            -1, keepdim=True
+        )  # logits may differ from log-probabilities by anything common to all classes
+
     assert torch.allclose(gde.classifier_guidance(logits, y)(x, t), one, atol=1e-9)
 
 
@@ -157,7 +168,8 @@ def test_eq_martingale_gap():
 
 
 def test_eq_complete_square():
-    # the product of a Gaussian with a log-linear factor, on a grid in the plane, is the Gaussian that the square names
+    # the product of a Gaussian with a log-linear factor, on a grid in the plane, is the Gaussian
+    # that the square names
     sigma, g, mu = (
         torch.tensor([[0.3, 0.1], [0.1, 0.2]], dtype=DOUBLE),
         torch.tensor([0.7, -1.1], dtype=DOUBLE),
@@ -166,7 +178,7 @@ def test_eq_complete_square():
     side = torch.linspace(-5, 5, 401, dtype=DOUBLE)
     grid = torch.cartesian_prod(side, side)
     product = gaussian_log(grid, mu, sigma) + (grid - mu) @ g
-    shifted, covariance = gde.second_order_step(
+    shifted, covariance = second_order_step(
         mu[None], sigma[None], g[None], torch.zeros(1, 2, 2, dtype=DOUBLE)
     )
     difference = product - gaussian_log(grid, shifted[0], covariance[0])
@@ -189,7 +201,7 @@ def test_eq_hessian_step():
         torch.tensor([[0.3, -0.1], [-0.1, 0.6]], dtype=DOUBLE),
     )
     mu, c = randn(2), randn(2, seed=1)
-    mean, covariance = gde.second_order_step(
+    mean, covariance = second_order_step(
         mu[None], S[None], (R.inverse() @ (c - mu))[None], -R.inverse()[None]
     )
     precision = S.inverse() + R.inverse()
@@ -200,16 +212,20 @@ def test_eq_hessian_step():
         4 * torch.eye(2, dtype=DOUBLE)[None],
         torch.zeros(1, 2, 2, dtype=DOUBLE),
     )  # a precision of 1/4 is positive as well
-    assert torch.allclose(gde.second_order_step(mu[None], wide, mu[None], flat)[0], 5 * mu[None])
+    assert torch.allclose(second_order_step(mu[None], wide, mu[None], flat)[0], 5 * mu[None])
     with pytest.raises(ValueError, match="hessian must be smaller"):
-        gde.second_order_step(mu[None], S[None], mu[None], 9 * torch.eye(2, dtype=DOUBLE)[None])
+        second_order_step(mu[None], S[None], mu[None], 9 * torch.eye(2, dtype=DOUBLE)[None])
 
 
 def test_eq_small_difference():
-    # total variation and divergence of laws that differ by e^r, from the moments of r on the grid, are those of the error law
+    # total variation and divergence of laws that differ by e^r, from the moments of r on the grid,
+    # are those of the error law
     z = torch.linspace(-9, 9, 18_001, dtype=DOUBLE)
     q = (-(z**2) / 2).softmax(0)
-    mean = lambda f: (q * f).sum()
+
+    def mean(f):
+        return (q * f).sum()
+
     for size, power, order in ((0.02, 1, 0), (0.01, 2, 1), (0.003, 3, 2)):
         r = size * z**power / math.factorial(power)
         true = (q.log() + r).softmax(0)
@@ -218,7 +234,7 @@ def test_eq_small_difference():
         assert kl == pytest.approx((0.5 * mean((r - mean(r)) ** 2)).item(), rel=0.06)
         derivatives = [0.0, 0.0, 0.0]
         derivatives[order] = -size
-        law = gde.error_law(1.0, *derivatives)
+        law = error_law(1.0, *derivatives)
         assert law[order] == pytest.approx((tv, kl), rel=0.06) and sum(map(sum, law)) == sum(
             law[order]
         )
@@ -240,7 +256,7 @@ def test_eq_error_law():
             d = std * torch.linspace(-9, 9, 6001, dtype=DOUBLE)
             true = -(d**2) / (2 * std**2) + s * pair.class_log_probs(0.2 + d[:, None])[:, 1]
             true = (true - torch.trapezoid(true.exp(), d).log()).detach()
-            second = gde.second_order_step(
+            second = second_order_step(
                 *(torch.tensor(v, dtype=DOUBLE) for v in ([[0.0]], [[[std**2]]], [[g]], [[[H]]]))
             )
             laws = [
@@ -259,7 +275,7 @@ def test_eq_error_law():
                 ],
                 dtype=DOUBLE,
             )
-            predicted = torch.tensor(gde.error_law(std**2, g, H, T), dtype=DOUBLE)
+            predicted = torch.tensor(error_law(std**2, g, H, T), dtype=DOUBLE)
             assert torch.allclose(measured[std], predicted, rtol=0.04, atol=0), (
                 s,
                 std,

@@ -11,6 +11,7 @@ import guided_diffusion_edu.classifier_free
 import guided_diffusion_edu.diagnostics
 import guided_diffusion_edu.particles
 from guided_diffusion_edu import guidance
+from guided_diffusion_edu.guidance import error_law
 from symbols import (
     b_1,
     b_2,
@@ -32,8 +33,9 @@ from symbols import (
 
 
 def test_eq_label_blind():
-    # given x_t the next step looks at no label, though the label says something about x_0 and so about x_t
-    P, (prior, _, _, k_0, k_1, l_0, l_1) = labelled_table()
+    # given x_t the next step looks at no label, though the label says something about x_0 and so
+    # about x_t
+    P, (prior, _, _, k_0, _k_1, l_0, _l_1) = labelled_table()
     sighted, _ = labelled_table(blind=False)
     for y, x, later in product((0, 1), repeat=3):
         assert vanishes(P(y=y, x=x, later=later) / P(y=y, x=x) - P(x=x, later=later) / P(x=x))
@@ -53,7 +55,10 @@ def test_eq_guided_product():
     P, _ = labelled_table()
     sighted, _ = labelled_table(blind=False)
     for y, x, later in product((0, 1), repeat=3):
-        conditional = lambda P: P(y=y, x=x, later=later) / P(y=y, later=later)
+
+        def conditional(P):
+            return P(y=y, x=x, later=later) / P(y=y, later=later)
+
         assert vanishes(conditional(P) - guided_by_product(P, y, x, later))
         assert not vanishes(
             conditional(sighted) - guided_by_product(sighted, y, x, later)
@@ -65,9 +70,12 @@ def test_eq_model_product():
         sp.symbols("p_0:3", positive=True),
         sp.symbols("o_0:3", positive=True),
     )  # any step and classifier, at three places
-    law = lambda opinions: [
-        p * o / sum(p * o for p, o in zip(steps, opinions)) for p, o in zip(steps, opinions)
-    ]
+
+    def law(opinions):
+        return [
+            p * o / sum(p * o for p, o in zip(steps, opinions)) for p, o in zip(steps, opinions)
+        ]
+
     assert vanishes(sum(law(opinions)) - 1)
     assert all(
         vanishes(scaled - p) for scaled, p in zip(law([c * o for o in opinions]), law(opinions))
@@ -104,8 +112,11 @@ def test_eq_martingale_gap():
             for y, x, later in product((0, 1), repeat=3)
         )
 
-    # for all values: given x_{t+1} each term has mean 0; and so it has for opinions drawn towards the class frequencies, or away from them
-    stretched = lambda p, y, state: P(y=y) + c * (p[y, state] - P(y=y))
+    # for all values: given x_{t+1} each term has mean 0; and so it has for opinions drawn towards
+    # the class frequencies, or away from them
+    def stretched(p, y, state):
+        return P(y=y) + c * (p[y, state] - P(y=y))
+
     for y, later in product((0, 1), repeat=2):
         for opinion in (lambda p, y, state: p[y, state], stretched):
             assert vanishes(
@@ -116,15 +127,19 @@ def test_eq_martingale_gap():
             )
     # in fractions: a classifier whose odds are squared has a negative gap
     values = dict(zip(symbols, map(Rational, ("1/3", "1/5", "3/4", "1/6", "5/7", "2/9", "7/8"))))
-    squared = lambda p, y, state: p[y, state] ** 2 / (p[0, state] ** 2 + p[1, state] ** 2)
+
+    def squared(p, y, state):
+        return p[y, state] ** 2 / (p[0, state] ** 2 + p[1, state] ** 2)
+
     assert gap(squared).subs(values) < 0 and gap(lambda p, y, state: p[y, state]).subs(values) == 0
 
 
 def test_eq_taylor():
     w_1, w_2, m_1, m_2, h_1, h_2 = sp.symbols("w1:3 m1:3 h1:3", real=True)
-    log_p = lambda x_1, x_2: (
-        -log(1 + exp(-w_1 * x_1 - w_2 * x_2))
-    )  # a logistic classifier in the plane
+
+    def log_p(x_1, x_2):
+        return -log(1 + exp(-w_1 * x_1 - w_2 * x_2))  # a logistic classifier in the plane
+
     gradient = [sp.diff(log_p(m_1, m_2), m) for m in (m_1, m_2)]
     along = log_p(m_1 + s * h_1, m_2 + s * h_2)
     assert same(
@@ -145,7 +160,10 @@ def completed_square():
 
 def test_eq_complete_square():
     d, grad, Sigma = completed_square()
-    square = lambda u: (-u.T * Sigma.inv() * u / 2)[0]
+
+    def square(u):
+        return (-u.T * Sigma.inv() * u / 2)[0]
+
     C_3_minus_C_2 = (grad.T * Sigma * grad / 2)[0]
     assert same(square(d) + (d.T * grad)[0], square(d - Sigma * grad) + C_3_minus_C_2)
     assert not same(
@@ -173,12 +191,19 @@ def test_eq_hessian_step():
 
 
 def test_eq_small_difference():
-    # r takes two values: the exact total variation and divergence of the laws that differ by e^(h r), expanded in h
+    # r takes two values: the exact total variation and divergence of the laws that differ by e^(h
+    # r), expanded in h
     values, shares = (b_1, b_2), (w, 1 - w)
-    mean = lambda f: sum(share * f(value) for share, value in zip(shares, values))
+
+    def mean(f):
+        return sum(share * f(value) for share, value in zip(shares, values))
+
     total = mean(lambda r: exp(h * r))
     centre = mean(lambda r: r)
-    ratio = lambda r: exp(h * r) / total
+
+    def ratio(r):
+        return exp(h * r) / total
+
     divergence = mean(lambda r: ratio(r) * (h * r - log(total)))
     spread = mean(lambda r: (r - centre) ** 2)
     assert (
@@ -196,9 +221,10 @@ def test_eq_small_difference():
 def test_eq_error_law(monkeypatch):
     z, sigma, g, H, T = sp.symbols("z sigma g H T", positive=True)
     density = exp(-(z**2) / 2) / sqrt(2 * pi)
-    mean = lambda f, low=0: (
-        2 * sp.integrate(sp.expand(f * density), (z, low, oo))
-    )  # of an even function
+
+    def mean(f, low=0):
+        return 2 * sp.integrate(sp.expand(f * density), (z, low, oo))  # of an even function
+
     deviations = (
         mean(z),
         2 * mean(z**2 - 1, 1),
@@ -209,7 +235,7 @@ def test_eq_error_law(monkeypatch):
     sizes = sigma * g, sigma**2 * H / 2, sigma**3 * T / 6
     monkeypatch.setattr(guidance, "math", SimpleNamespace(pi=pi, e=sp.E, sqrt=sqrt))
     for size, deviation, spread, (tv, divergence) in zip(
-        sizes, deviations, spreads, gde.error_law(sigma**2, g, H, T)
+        sizes, deviations, spreads, error_law(sigma**2, g, H, T)
     ):
         assert same(size * deviation / 2, tv) and same(size**2 * spread / 2, divergence)
 

@@ -1,9 +1,10 @@
-"""Bad input to what "adagn" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "adagn" refuses, and how it says so."""
 
 import torch
 
 import guided_diffusion_edu as gde
 from bad_input import T, X, cases, is_refused
+from guided_diffusion_edu.layers import AddedNorm, AttentionBlock, ResBlock
 
 TABLE = [  # (what, said, call)
     (
@@ -39,32 +40,32 @@ TABLE = [  # (what, said, call)
     (
         "AddedNorm with groups that do not divide",
         "channels must be a multiple of groups",
-        lambda: gde.AddedNorm(8, 16),
+        lambda: AddedNorm(8, 16),
     ),
     (
         "AddedNorm with emb of another size",
         "emb must have shape",
-        lambda: gde.AddedNorm(8, 16, 4)(torch.zeros(2, 8, 2, 2), torch.zeros(1, 16)),
+        lambda: AddedNorm(8, 16, 4)(torch.zeros(2, 8, 2, 2), torch.zeros(1, 16)),
     ),
     (
         "AttentionBlock with heads that do not divide",
         "channels must be a multiple of head_channels = 64, got 8",
-        lambda: gde.AttentionBlock(8),
+        lambda: AttentionBlock(8),
     ),
     (
         "AttentionBlock of other channels",
         r"h must have shape \(B, 8, \.\.\.\)",
-        lambda: gde.AttentionBlock(8, 8, 4)(torch.zeros(2, 4, 2, 2)),
+        lambda: AttentionBlock(8, 8, 4)(torch.zeros(2, 4, 2, 2)),
     ),
     (
         "ResBlock with groups that do not divide",
         "channels must be a multiple of groups",
-        lambda: gde.ResBlock(8, 16),
+        lambda: ResBlock(8, 16),
     ),
     (
         "ResBlock of other channels",
         r"h must have shape \(B, 8, \.\.\.\)",
-        lambda: gde.ResBlock(8, 16, groups=4)(torch.zeros(2, 4, 2, 2), torch.zeros(2, 16)),
+        lambda: ResBlock(8, 16, groups=4)(torch.zeros(2, 4, 2, 2), torch.zeros(2, 16)),
     ),
 ]
 

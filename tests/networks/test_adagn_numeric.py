@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.layers import Norm, attend, halve, queries_first
+from guided_diffusion_edu.layers import AddedNorm, Norm, ResBlock, attend, halve, queries_first
 from helpers import DOUBLE, randn
 
 
@@ -36,7 +36,7 @@ def test_eq_group_norm():
 
 def test_eq_added_norm():
     layer, h, emb = (
-        gde.AddedNorm(8, 6, groups=4).double(),
+        AddedNorm(8, 6, groups=4).double(),
         randn(3, 8, 5, 5) + randn(8, 1, 1, seed=1),
         randn(3, 6, seed=2),
     )
@@ -73,7 +73,7 @@ def test_eq_adagn():
 
 def test_eq_res_block():
     block, x, emb = (
-        gde.ResBlock(4, 6, out_channels=8, resample=halve, groups=2).double(),
+        ResBlock(4, 6, out_channels=8, resample=halve, groups=2).double(),
         randn(2, 4, 6, 6),
         randn(2, 6, seed=1),
     )

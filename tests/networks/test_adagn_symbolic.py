@@ -14,7 +14,10 @@ def test_eq_timestep_embedding():
     turn = sp.Matrix(
         [[sp.cos(omega * k), -sp.sin(omega * k)], [sp.sin(omega * k), sp.cos(omega * k)]]
     )
-    wave = lambda t: sp.Matrix([sp.cos(omega * t), sp.sin(omega * t)])
+
+    def wave(t):
+        return sp.Matrix([sp.cos(omega * t), sp.sin(omega * t)])
+
     assert sp.simplify(turn * wave(t) - wave(t + k)) == sp.zeros(
         2, 1
     )  # k steps later is a rotation that does not depend on t
@@ -47,9 +50,15 @@ def test_eq_added_norm():
         sp.symbols("e1:4", real=True),
         sp.symbols("varepsilon", positive=True),
     )
-    mean = lambda values: sum(values) / len(values)
+
+    def mean(values):
+        return sum(values) / len(values)
+
     centred = [[value - mean(values) for value in values] for values in (h, e)]
-    cov = lambda a, b: mean([x * z for x, z in zip(a, b)])
+
+    def cov(a, b):
+        return mean([x * z for x, z in zip(a, b)])
+
     v = cov(centred[0], centred[0]) + 2 * cov(*centred) + cov(centred[1], centred[1])
     added = [sum(pair) for pair in zip(h, e)]
     for i, value in enumerate(normalised(added, epsilon)):
@@ -75,7 +84,10 @@ def test_eq_res_block():
 
 def test_eq_head_order():
     H, d = 2, 3
-    place = lambda j, n, i: (j * H + n) * d + i  # with the queries first
+
+    def place(j, n, i):
+        return (j * H + n) * d + i  # with the queries first
+
     source = {
         place(j, n, i): (3 * n + j) * d + i for j in range(3) for n in range(H) for i in range(d)
     }
@@ -100,9 +112,10 @@ def test_eq_adagn():
 
 def test_eq_attention():
     logits, values = sp.symbols("l1:4", real=True), sp.symbols("v1:4", real=True)
-    attend = lambda logits: (
-        sum(exp(l) * value for l, value in zip(logits, values)) / sum(exp(l) for l in logits)
-    )
+
+    def attend(logits):
+        return sum(exp(l) * value for l, value in zip(logits, values)) / sum(exp(l) for l in logits)
+
     assert same(attend([l + mu for l in logits]), attend(logits)) and same(
         sum(sp.diff(attend(logits), value) for value in values), 1
     )

@@ -1,4 +1,4 @@
-"""Bad input to what "noisy classifier" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "noisy classifier" refuses, and how it says so."""
 
 import torch
 

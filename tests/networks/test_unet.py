@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.unet import Stage
+from guided_diffusion_edu.unet import Stage, draw_unet, survey
 
 SMALL = dict(
     image_size=16,
@@ -98,7 +98,7 @@ def test_survey_notes_every_part_in_order():
     with torch.device("meta"):
         model = gde.UNet(plan)
         x, t = torch.empty(1, 3, 16, 16), torch.zeros(1)
-    parts = gde.survey(model, x, t)
+    parts = survey(model, x, t)
     assert [p.size for p in parts] == [16, 16, 8, 8, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 16, 16, 16, 16]
     assert [p.channels for p in parts] == [
         32,
@@ -130,9 +130,9 @@ def test_survey_notes_every_part_in_order():
     )
     assert sum(p.parameters for p in parts) + beside == sum(p.numel() for p in model.parameters())
     assert not any(isinstance(m, Stage) and m._forward_hooks for m in model.modules())
-    assert [
-        p.flops for p in gde.survey(gde.UNet(plan), torch.zeros(1, 3, 16, 16), torch.zeros(1))
-    ] == [p.flops for p in parts]  # attention that is fused is counted as well
+    assert [p.flops for p in survey(gde.UNet(plan), torch.zeros(1, 3, 16, 16), torch.zeros(1))] == [
+        p.flops for p in parts
+    ]  # attention that is fused is counted as well
 
 
 def test_the_drawing_joins_what_the_network_joins():
@@ -140,8 +140,8 @@ def test_the_drawing_joins_what_the_network_joins():
 
     matplotlib.use("agg")
     model = gde.UNet(gde.UNetConfig(**SMALL | dict(channel_mult=(1, 2, 4))))
-    parts = gde.survey(model, torch.zeros(1, 3, 16, 16), torch.tensor([0]))
-    axes = gde.draw_unet(model, parts).axes[0]
+    parts = survey(model, torch.zeros(1, 3, 16, 16), torch.tensor([0]))
+    axes = draw_unet(model, parts).axes[0]
     brackets = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 4]
     assert len(brackets) == len(model.encoder.skip_channels)
     for left, _, right, _ in [(b[0], b[1], b[2], b[3]) for b in brackets]:
@@ -158,6 +158,6 @@ def test_the_drawing_joins_what_the_network_joins():
 
 def test_a_survey_that_fails_leaves_nothing_behind():
     model = gde.UNet(gde.UNetConfig(**SMALL))
-    with pytest.raises(Exception):
-        gde.survey(model, torch.zeros(1, 1, 7, 7), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(ValueError, match="x_t must have shape"):
+        survey(model, torch.zeros(1, 1, 7, 7), torch.zeros(1, dtype=torch.long))
     assert not any(module._forward_hooks for module in model.modules())

@@ -1,9 +1,10 @@
-"""Bad input to what "unet" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "unet" refuses, and how it says so."""
 
 import torch
 
 import guided_diffusion_edu as gde
 from bad_input import DATA, ENLARGER, NET, OF_CLASS, PIXELS, T, X, Y, cases, is_refused
+from guided_diffusion_edu.unet import set_torso, survey
 
 TABLE = [  # (what, said, call)
     (
@@ -83,8 +84,8 @@ TABLE = [  # (what, said, call)
         r"low_res must have shape \(2, 1\) \+ \(h, w\), got \(1, 1, 8, 8\)",
         lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1]),
     ),
-    ("set_torso to whole numbers", "dtype must be", lambda: gde.set_torso(NET, torch.int8)),
-    ("survey with other channels", "x_t must have shape", lambda: gde.survey(NET, X, T)),
+    ("set_torso to whole numbers", "dtype must be", lambda: set_torso(NET, torch.int8)),
+    ("survey with other channels", "x_t must have shape", lambda: survey(NET, X, T)),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Bad input to what "command line" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "command line" refuses, and how it says so."""
 
 import pytest
 

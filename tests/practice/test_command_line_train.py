@@ -10,10 +10,13 @@ from PIL import Image
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.cli import main, write_npz
+from guided_diffusion_edu.model_card import model_card
 
 
 def test_train_then_sample_from_the_folder(tmp_path):
-    "Both networks on a folder of pictures, a few steps; a second start with the same arguments finds the work done."
+    """Both networks on a folder of pictures, a few steps; a second start with the same arguments
+    finds the work done.
+    """
     for name, shade in (("dark", 30), ("light", 220)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(4):
@@ -222,7 +225,10 @@ def test_data_and_pack(tmp_path, capsys, root):
 
 
 def test_pictures_become_a_reference_that_knows_its_classes(tmp_path, capsys):
-    "The real digits against themselves: FID 0, all right. By a judge who knows other classes there is no accuracy."
+    """The real digits against themselves: FID 0, all right.
+
+    By a judge who knows other classes there is no accuracy.
+    """
     batch = str(tmp_path / "a.npz")
     assert (
         main(["data", "--data", "digits", "--out", batch]) == 0
@@ -282,7 +288,7 @@ def test_a_note_can_be_pasted(tmp_path, capsys):
         "--data",
         data,
     ]
-    assert f"data: {data}, from" in gde.model_card(found)
+    assert f"data: {data}, from" in model_card(found)
 
 
 def test_only_diffusion_is_conditional(tmp_path, capsys):

@@ -1,4 +1,6 @@
-"""Loading code for data sets that a user downloads, on small files made here in the sets' own formats."""
+"""Loading code for data sets that a user downloads, on small files made here in the sets' own
+formats.
+"""
 
 import struct
 import sys
@@ -10,6 +12,7 @@ from torchvision import datasets
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import data
+from guided_diffusion_edu.data import data_card, pad
 
 
 def write_idx(path, array):
@@ -111,7 +114,7 @@ def test_fashion_mnist_is_read_in_place(tmp_path, monkeypatch):
     (tmp_path / "debian" / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc")
     )
-    with pytest.raises(ValueError, match="train-labels-idx1-ubyte.gz must be a whole file"):
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz must be a whole file"):
         gde.load_data("fashion-mnist", root=tmp_path / "none")
 
 
@@ -228,7 +231,9 @@ def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
 
 
 def package_of_emoji(path, n=12):
-    "An npm package of `n` red pictures on nothing in one category and `n` blue ones in another, and a skin tone."
+    """An npm package of `n` red pictures on nothing in one category and `n` blue ones in another,
+    and a skin tone.
+    """
     import json
 
     entries = [
@@ -268,7 +273,9 @@ def test_emoji_from_a_package(tmp_path):
 
 
 def test_emoji_from_a_font(tmp_path, monkeypatch):
-    "Of matplotlib's font, which has some in black and white; only whole emoji of one character count."
+    """Of matplotlib's font, which has some in black and white; only whole emoji of one character
+    count.
+    """
     import shutil
 
     import matplotlib
@@ -287,21 +294,21 @@ def test_emoji_from_a_font(tmp_path, monkeypatch):
         "# group: Faces\n110000 ; fully-qualified # beyond the last character\n"
     )
     with pytest.raises(
-        ValueError, match="emoji-test.txt must have characters' numbers, got '110000'"
+        ValueError, match=r"emoji-test.txt must have characters' numbers, got '110000'"
     ):
         gde.load_data(f"emoji:{tmp_path / 'font.ttf'}", image_size=32)
     (tmp_path / "emoji-test.txt").unlink()
     monkeypatch.setattr(data, "EMOJI_GROUPS", tmp_path / "not-installed.txt")
-    with pytest.raises(ValueError, match="Unicode's emoji-test.txt beside .*font.ttf"):
+    with pytest.raises(ValueError, match=r"Unicode's emoji-test.txt beside .*font.ttf"):
         gde.load_data(f"emoji:{tmp_path / 'font.ttf'}", image_size=32)
 
 
 def test_cards_say_licence_and_counts(tmp_path):
     package_of_emoji(tmp_path)
-    card = gde.data_card("digits", gde.load_data("digits"))
+    card = data_card("digits", gde.load_data("digits"))
     assert "CC BY 4.0" in card and "1,437 pictures of 8 x 8, 1 channel\n" in card
     name = f"emoji:{tmp_path}"
-    card = gde.data_card(name, gde.load_data(name, image_size=16))
+    card = data_card(name, gde.load_data(name, image_size=16))
     assert (
         "Apache-2.0" in card
         and "CC BY 4.0" in card
@@ -315,16 +322,16 @@ def test_borders():
     data = gde.Images(
         torch.full((2, 1, 28, 28), 9, dtype=torch.uint8), torch.zeros(2).long(), ("a",)
     )
-    found = gde.pad(data, 32).pixels
+    found = pad(data, 32).pixels
     assert (
         found.shape == (2, 1, 32, 32)
         and (found[:, :, 2:30, 2:30] == 9).all()
         and found.sum() == data.pixels.sum()
         and found.dtype == torch.uint8
     )
-    assert (gde.pad(data, 29, shade=7).pixels[0, 0, -1] == 7).all()
+    assert (pad(data, 29, shade=7).pixels[0, 0, -1] == 7).all()
     with pytest.raises(ValueError, match="size must be at least"):
-        gde.pad(data, 27)
+        pad(data, 27)
 
 
 def test_transparency_is_white_and_16_bits_are_256_greys(tmp_path):

@@ -1,4 +1,4 @@
-"""Bad input to what "data" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "data" refuses, and how it says so."""
 
 import gzip
 import json
@@ -11,6 +11,7 @@ import torch
 import guided_diffusion_edu as gde
 from bad_input import DATA, PIXELS, Y, cases, file_is_refused, is_refused, written
 from guided_diffusion_edu import data
+from guided_diffusion_edu.data import centre_crop, class_examples, data_card, pad
 
 
 def png(path, width, height):
@@ -69,12 +70,12 @@ TABLE = [  # (what, said, call)
     (
         "padded to less",
         "size must be at least that of the pictures, 8 x 8, got 4",
-        lambda: gde.pad(DATA, 4),
+        lambda: pad(DATA, 4),
     ),
     (
         "centre_crop to nothing",
         "size must be a whole number .* got 0",
-        lambda: gde.centre_crop(picture(), 0),
+        lambda: centre_crop(picture(), 0),
     ),
     (
         "from_pixels of floats",
@@ -84,17 +85,17 @@ TABLE = [  # (what, said, call)
     (
         "data_card of an unknown name",
         "name must be .* got 'lions'",
-        lambda: gde.data_card("lions", DATA),
+        lambda: data_card("lions", DATA),
     ),
     (
         "some_of_each with too many",
         "n must be at most the pictures of each class, got 2",
-        lambda: gde.class_examples(DATA, 2),
+        lambda: class_examples(DATA, 2),
     ),
     (
         "some_of_each with none",
         "n must be a whole number .* got 0",
-        lambda: gde.class_examples(DATA, 0),
+        lambda: class_examples(DATA, 0),
     ),
     (
         "digits_judge of another size",

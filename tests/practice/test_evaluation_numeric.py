@@ -39,15 +39,19 @@ def test_eq_chan_merge():
 
 
 def test_eq_frechet():
-    # the least cost over linear maps, by the definition: with Y = m_b + A (X - m_a), A S_a A' = S_b, E|X - Y|^2
+    # the least cost over linear maps, by the definition: with Y = m_b + A (X - m_a), A S_a A' =
+    # S_b, E|X - Y|^2
     root_a, root_b = randn(3, 3, seed=1), randn(3, 3, seed=2)
     a, b = (
         evaluation.Gaussian(mean, root @ root.T)
         for mean, root in ((randn(3, seed=3), root_a), (randn(3, seed=4), root_b))
     )
-    cost = lambda turn: (
-        ((a.mean - b.mean) ** 2).sum() + ((root_a - root_b @ turn) ** 2).sum()
-    )  # the same white noise drives both
+
+    def cost(turn):
+        return ((a.mean - b.mean) ** 2).sum() + (
+            (root_a - root_b @ turn) ** 2
+        ).sum()  # the same white noise drives both
+
     U, _, Vh = torch.linalg.svd(root_b.T @ root_a)
     assert evaluation.frechet_distance(a, b) == pytest.approx(cost(U @ Vh).item(), rel=1e-10)
     for seed in range(50):
@@ -101,7 +105,10 @@ def test_eq_fid_line():
 
 def test_eq_inception_score():
     p = randn(30, 5).softmax(1)
-    entropy = lambda q: -(q * q.log()).sum(-1)
+
+    def entropy(q):
+        return -(q * q.log()).sum(-1)
+
     assert gde.inception_score(p) == pytest.approx(math.exp(entropy(p.mean(0)) - entropy(p).mean()))
     assert gde.inception_score(torch.eye(4)) == pytest.approx(4)
 

@@ -31,22 +31,30 @@ def test_eq_chan_merge():
 
 
 def test_eq_frechet():
-    # one dimension: E(X - Y)^2 falls with the covariance, whose most is the product of the deviations
+    # one dimension: E(X - Y)^2 falls with the covariance, whose most is the product of the
+    # deviations
     m_a, m_b, rho = sp.symbols("m_a m_b rho", real=True)
     cost = (m_a - m_b) ** 2 + a**2 + c**2 - 2 * rho * a * c
     assert same(sp.diff(cost, rho), -2 * a * c) and same(
         cost.subs(rho, 1), (m_a - m_b) ** 2 + (a - c) ** 2
     )
-    # two dimensions: for M = U diag(sigma) V^T no K of norm 1 gives more than V U^T, which gives the sum of singular values
+    # two dimensions: for M = U diag(sigma) V^T no K of norm 1 gives more than V U^T, which gives
+    # the sum of singular values
     angle, turn, sigma = (
         sp.symbols("angle turn", real=True),
         sp.symbols("u", real=True),
         sp.symbols("sigma_1 sigma_2", positive=True),
     )
-    rotation = lambda t: sp.Matrix([[sp.cos(t), -sp.sin(t)], [sp.sin(t), sp.cos(t)]])
+
+    def rotation(t):
+        return sp.Matrix([[sp.cos(t), -sp.sin(t)], [sp.sin(t), sp.cos(t)]])
+
     U, V = rotation(angle[0]), rotation(angle[1])
     M = U * sp.diag(*sigma) * V.T
-    trace = lambda K: sp.simplify((K * M).trace())
+
+    def trace(K):
+        return sp.simplify((K * M).trace())
+
     assert same(trace(V * U.T), sum(sigma)) and same(
         trace(V * rotation(turn) * U.T), sp.cos(turn) * sum(sigma)
     )
@@ -60,7 +68,8 @@ def test_eq_fid_bias():
     u = sp.symbols("u", real=True)
     second = sp.series((a * sqrt(1 + u) - a) ** 2, u, 0, 3).removeO().coeff(u, 2)
     assert same(a**2 / n + second * 2 / n, (Rational(5, 4) * a**2 + a**4 / (2 * a**2) / 2) / n)
-    # several: the second order of the root, from R R = Sigma^(1/2) (Sigma + E) Sigma^(1/2), in two dimensions
+    # several: the second order of the root, from R R = Sigma^(1/2) (Sigma + E) Sigma^(1/2), in two
+    # dimensions
     l_1, l_2, e_1, e_2, e_3, h_ = sp.symbols("l_1 l_2 e_1 e_2 e_3 h_", positive=True)
     lam, error = (l_1, l_2), sp.Matrix([[e_1, e_2], [e_2, e_3]])
     F = sp.Matrix(2, 2, lambda i, j: sqrt(lam[i] * lam[j]) * error[i, j])
@@ -89,7 +98,10 @@ def test_eq_fid_line():
         [sp.diff(sum((yy - A - slope * xx) ** 2 for xx, yy in zip(xs, ys)), v) for v in (A, slope)],
         [A, slope],
     )
-    centre = lambda values: sum(values) / 3
+
+    def centre(values):
+        return sum(values) / 3
+
     best = sum((xx - centre(xs)) * (yy - centre(ys)) for xx, yy in zip(xs, ys)) / sum(
         (xx - centre(xs)) ** 2 for xx in xs
     )
@@ -108,7 +120,10 @@ def test_eq_inception_score():
         )
         / 2
     )
-    entropy = lambda law: -sum(part * log(part) for part in law)
+
+    def entropy(law):
+        return -sum(part * log(part) for part in law)
+
     assert same(sp.expand(divergence - (entropy(marginal) - sum(map(entropy, answers)) / 2)), 0)
 
 
@@ -124,7 +139,9 @@ def test_eq_knn_radius():
 
 def test_eq_precision_recall():
     # recall of (real, fake) is precision of (fake, real), by exchanging letters
-    inside = lambda centre, radius, point: sp.Le(sp.Abs(point - centre), radius)
+    def inside(centre, radius, point):
+        return sp.Le(sp.Abs(point - centre), radius)
+
     real, fake, radii = (
         sp.symbols("f1:3"),
         sp.symbols("g1:4"),
@@ -133,13 +150,19 @@ def test_eq_precision_recall():
             **{g_: sp.Symbol(f"r_{g_}") for g_ in sp.symbols("g1:4")},
         },
     )
-    precision = lambda real, fake: [sp.Or(*(inside(f, radii[f], g_) for f in real)) for g_ in fake]
-    recall = lambda real, fake: [sp.Or(*(inside(g_, radii[g_], f) for g_ in fake)) for f in real]
+
+    def precision(real, fake):
+        return [sp.Or(*(inside(f, radii[f], g_) for f in real)) for g_ in fake]
+
+    def recall(real, fake):
+        return [sp.Or(*(inside(g_, radii[g_], f) for g_ in fake)) for f in real]
+
     assert precision(fake, real) == recall(real, fake)
 
 
 def test_eq_density_coverage():
-    # a matrix of who is in whose ball, three real by two fake: density adds all, coverage asks each row
+    # a matrix of who is in whose ball, three real by two fake: density adds all, coverage asks each
+    # row
     B = sp.Matrix([[1, 1], [0, 0], [1, 0]])
     k, M, N = 2, 2, 3
     density, coverage = Rational(sum(B), k * M), Rational(sum(max(B.row(j)) for j in range(N)), N)

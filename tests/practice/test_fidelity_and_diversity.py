@@ -1,5 +1,6 @@
 """`gde tradeoff`: what it measures, and that it can be taken up again."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from guided_diffusion_edu.cli import main
 from guided_diffusion_edu.evaluation import (
     evaluation_classifier,
     extract,
+    fid_infinity,
     moments,
 )
 from helpers import randn
@@ -27,12 +29,12 @@ def test_the_extrapolation_goes_from_a_quarter_to_all(monkeypatch):
     monkeypatch.setattr(
         evaluation, "moments", lambda rows: counts.append(len(rows)) or moments(rows)
     )
-    gde.fid_infinity(moments(randn(50, 4)), randn(400, 4), subsets=4)
+    fid_infinity(moments(randn(50, 4)), randn(400, 4), subsets=4)
     inverse = [
         1 / n for n in counts
     ]  # evenly spaced in 1 / N: the points lie evenly along the line
     assert (counts[0], counts[-1]) == (100, 400) and all(
-        abs(a - b - (inverse[0] - inverse[-1]) / 3) < 1e-4 for a, b in zip(inverse, inverse[1:])
+        abs(a - b - (inverse[0] - inverse[-1]) / 3) < 1e-4 for a, b in itertools.pairwise(inverse)
     )
 
 

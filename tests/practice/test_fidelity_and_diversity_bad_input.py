@@ -1,4 +1,4 @@
-"""Bad input to what "fidelity and diversity" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "fidelity and diversity" refuses, and how it says so."""
 
 import pytest
 

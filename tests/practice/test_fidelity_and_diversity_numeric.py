@@ -22,7 +22,9 @@ def test_eq_told_ahead():
             0.0,
             0.5,
             3.0,
-        ):  # log p(x | y) + s log p(y | x) and log p(x) + (s + 1) log p(y | x): a constant apart, log p(y)
+            # log p(x | y) + s log p(y | x) and log p(x) + (s + 1) log p(y | x): a constant apart, log
+            # p(y)
+        ):
             apart = world.log_prob(x) + (s + 1) * answer - world.log_prob(x, y) - s * answer
             assert torch.allclose(apart, torch.full((50,), prior, dtype=DOUBLE).log(), atol=1e-10)
 

@@ -17,7 +17,10 @@ def test_eq_matching_scale():
     b = sp.symbols("b", positive=True)
     (found,) = sp.solve(1 / b**2 + s / r**2 - (1 + 1 / r**2), s)
     assert same(found, matching_scale(r, b)) and same(matching_scale(r, 1), 1)
-    tilted_mean = lambda scale: scale * y / r**2 / (1 / b**2 + scale / r**2)
+
+    def tilted_mean(scale):
+        return scale * y / r**2 / (1 / b**2 + scale / r**2)
+
     assert same(
         tilted_mean(found) / (y / r**2 / (1 + 1 / r**2)), found
     )  # the mean is off by the scale itself

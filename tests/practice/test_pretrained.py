@@ -28,7 +28,9 @@ def digits():
 
 
 def test_shipped_digits_are_named_right_and_varied(digits):
-    "The promise of the front page: DDIM-25, scale 3, judged by an SVC that took no part in training."
+    """The promise of the front page: DDIM-25, scale 3, judged by an SVC that took no part in
+    training.
+    """
     n = 500
     y = torch.arange(n) % 10
     x = gde.ddim_sample(
@@ -46,7 +48,9 @@ def test_shipped_digits_are_named_right_and_varied(digits):
 
 
 def test_shipped_digits_are_not_copies(digits):
-    "A sample is not a training image: its nearest one is as far as a held-out digit's is, to within a half."
+    """A sample is not a training image: its nearest one is as far as a held-out digit's is, to
+    within a half.
+    """
     train, held_out = (
         gde.from_pixels(gde.load_data("digits", train=part).pixels).flatten(1)
         for part in (True, False)
@@ -59,7 +63,10 @@ def test_shipped_digits_are_not_copies(digits):
         guidance=gde.classifier_guidance(digits.classifier, y, 3.0),
         generator=torch.Generator().manual_seed(7),
     ).flatten(1)
-    nearest = lambda a: torch.cdist(a, train).min(1).values.median()
+
+    def nearest(a):
+        return torch.cdist(a, train).min(1).values.median()
+
     assert nearest(x) > 0.5 * nearest(held_out)
 
 
@@ -104,7 +111,9 @@ SHIPPED_CLASSIFIER = [
 
 
 def test_shipped_weights_give_what_they_gave():
-    "Numbers noted when the weights were shipped: later versions of the networks read them in the same way."
+    """Numbers noted when the weights were shipped: later versions of the networks read them in the
+    same way.
+    """
     digits = gde.load_pretrained("digits")
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 100, 500, 999])
@@ -123,7 +132,9 @@ X, T = torch.zeros(2, 3, 16, 16), torch.tensor([0, 999])
 
 @pytest.fixture
 def tiny(monkeypatch):
-    "The 64x64 pair and its upsampler, as tiny networks of the same kinds; gives their weights in the released layout."
+    """The 64x64 pair and its upsampler, as tiny networks of the same kinds; gives their weights in
+    the released layout.
+    """
     plans = {
         "64x64_diffusion": gde.UNetConfig(**SMALL, num_classes=300),
         "64x64_classifier": gde.ClassifierConfig(**SMALL, num_classes=300),
@@ -190,7 +201,7 @@ def test_files(tiny, tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="path must be a whole file of tensors"):
         gde.read_weights(path)
-    with pytest.raises(ValueError, match="path must be a file of weights, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"path must be a file of weights, got .*nowhere"):
         gde.read_weights(tmp_path / f"nowhere{suffix}")
 
 
@@ -206,7 +217,7 @@ class Bomb:
 def test_a_pickle_runs_no_code(tmp_path, zipped):
     path, fuse = tmp_path / "bad.pt", tmp_path / "it ran"
     torch.save(dict(weight=Bomb(fuse)), path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="holds code .which was not run."):
+    with pytest.raises(ValueError, match=r"holds code .which was not run."):
         gde.from_openai("64x64_diffusion", path)
     assert not fuse.exists()
     torch.load(path, weights_only=False)
@@ -250,11 +261,14 @@ def test_fetch(tmp_path):
     assert gde.fetch_openai("lsun_cat", tmp_path / "models", server) == path and len(asked) == 1
     path.write_bytes(b"Weights")
     with pytest.raises(
-        ValueError, match="lsun_cat.pt must have the SHA-256 .*damaged or exchanged"
+        ValueError, match=r"lsun_cat.pt must have the SHA-256 .*damaged or exchanged"
     ):
         gde.fetch_openai("lsun_cat", tmp_path / "models", server)
     path.unlink()  # downloaded again, it must be the same file
-    other = lambda url, timeout: Answer(b"other", url)
+
+    def other(url, timeout):
+        return Answer(b"other", url)
+
     with pytest.raises(ValueError, match="damaged or exchanged"):
         gde.fetch_openai("lsun_cat", tmp_path / "models", other)
     assert [p.name for p in path.parent.iterdir()] == ["lsun_cat.pt.sha256"]
@@ -279,7 +293,9 @@ def test_a_bad_download_leaves_nothing(tmp_path, answer, message):
 
 
 def test_the_chapters_own_lines_for_a_gpu(tiny, tmp_path, monkeypatch, root):
-    "The cells of chapter 11 that need a GPU, run as they stand with tiny networks: fetch, guide, enlarge."
+    """The cells of chapter 11 that need a GPU, run as they stand with tiny networks: fetch, guide,
+    enlarge.
+    """
     cells = [
         c.source
         for c in nbformat.read(root / "nbs" / "11_pretrained.ipynb", 4).cells
@@ -358,8 +374,8 @@ def test_half_weights_load_and_answer_alike(tmp_path, root):
 @pytest.mark.parametrize("name", gde.available_weights())
 def test_shipped_weights_draw_and_fit_their_records(name):
     found = gde.load_pretrained(name)
-    for kind, network in (("diffusion", found.model), ("classifier", found.classifier)):
-        assert sum(p.numel() for p in network.parameters()) == found.records[kind]["parameters"]
+    for kind, net in (("diffusion", found.model), ("classifier", found.classifier)):
+        assert sum(p.numel() for p in net.parameters()) == found.records[kind]["parameters"]
     assert found.records["classifier"]["class_names"] == list(
         found.class_names
     ) and found.classifier.config.num_classes == len(found.class_names)

@@ -1,4 +1,4 @@
-"""Bad input to what "pretrained" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "pretrained" refuses, and how it says so."""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""The networks against the released code itself (`guided_diffusion`, for tests only): the layout of the fifteen released models, and the same numbers, forward and backward. And what must be refused."""
+"""The networks against the released code itself (`guided_diffusion`, for tests only): the layout of
+the fifteen released models, and the same numbers, forward and backward. And what must be refused.
+"""
 
 from copy import deepcopy
 
@@ -9,7 +11,8 @@ from guided_diffusion.unet import EncoderUNetModel, SuperResModel, UNetModel
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import pretrained
-from guided_diffusion_edu.layers import attend, queries_first
+from guided_diffusion_edu.layers import AttentionBlock, attend, queries_first
+from guided_diffusion_edu.unet import set_torso
 from helpers import network, randomise
 
 # the flags of the released README, file by file
@@ -110,14 +113,16 @@ def test_the_fifteen():
         and len(pretrained.OPENAI) == 15
     )
     with pytest.raises(
-        ValueError, match="name must be one of .*64x64_diffusion.*got .64x64_difusion"
+        ValueError, match=r"name must be one of .*64x64_diffusion.*got .64x64_difusion"
     ):
         gde.openai_config("64x64_difusion")
 
 
 @pytest.mark.parametrize("name", pretrained.OPENAI)
 def test_layout(name):
-    "Every weight of the released layout has its place, with its shape, and each place its weight; all else that the flags say is in the release."
+    """Every weight of the released layout has its place, with its shape, and each place its weight;
+    all else that the flags say is in the release.
+    """
     release = gde.openai_release(name)
     with torch.device("meta"):
         theirs, diffusion = reference(name)
@@ -144,9 +149,7 @@ def test_layout(name):
     orders = {
         type(m.attention).__name__ for m in theirs.modules() if type(m).__name__ == "AttentionBlock"
     }
-    own_heads = {
-        path: m.heads for path, m in ours.named_modules() if isinstance(m, gde.AttentionBlock)
-    }
+    own_heads = {path: m.heads for path, m in ours.named_modules() if isinstance(m, AttentionBlock)}
     assert sorted(own_heads.values()) == sorted(heads)
     assert orders == {"QKVAttentionLegacy" if release.heads_first else "QKVAttention"}
     assert [m.p for m in ours.modules() if isinstance(m, torch.nn.Dropout)] == [
@@ -179,9 +182,14 @@ def test_full_size(name):
 
 
 def options(seed):
-    "The options of the `seed`-th small network: kind, conditioning and resampling in all combinations, the rest at random."
+    """The options of the `seed`-th small network: kind, conditioning and resampling in all
+    combinations, the rest at random.
+    """
     g = torch.Generator().manual_seed(seed)
-    pick = lambda *values: values[torch.randint(len(values), (1,), generator=g).item()]
+
+    def pick(*values):
+        return values[torch.randint(len(values), (1,), generator=g).item()]
+
     kind = ("unet", "unet", "low_res", "classifier")[seed % 4]
     return dict(
         kind=kind,
@@ -283,7 +291,7 @@ def test_small_networks(seed):
         pretrained.released_names(ours),
         {name: p.grad for name, p in theirs.named_parameters()},
     )
-    blocks = {path: m for path, m in ours.named_modules() if isinstance(m, gde.AttentionBlock)}
+    blocks = {path: m for path, m in ours.named_modules() if isinstance(m, AttentionBlock)}
     largest = max(grad.abs().max() for grad in their_grads.values())
     for own, p in ours.named_parameters():
         wanted, path = their_grads[names[own]], own.rpartition(".qkv.")[0]
@@ -346,12 +354,14 @@ def test_both_orders_are_one_attention():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @torch.no_grad()
 def test_half_precision(seed):
-    "The torso in float16, as the released code has it: the same places in half precision, and the same numbers to its rounding."
+    """The torso in float16, as the released code has it: the same places in half precision, and the
+    same numbers to its rounding.
+    """
     o = options(seed)
     ours, theirs = pair(o)
     x, t, named = inputs(o)
     exact = ours(x, t, **named)
-    gde.set_torso(ours, torch.float16)
+    set_torso(ours, torch.float16)
     theirs.convert_to_fp16()
     theirs.dtype = torch.float16
     names = pretrained.released_names(ours)
@@ -362,7 +372,7 @@ def test_half_precision(seed):
     assert out.dtype == torch.float32 and 0 < relative(out, exact) < 0.03
     assert relative(out, theirs(x, t, **named)) < 0.03
     assert (
-        torch.equal(gde.set_torso(ours, torch.float32)(x, t, **named), ours(x, t, **named))
+        torch.equal(set_torso(ours, torch.float32)(x, t, **named), ours(x, t, **named))
         and out.isfinite().all()
     )
 

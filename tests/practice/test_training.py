@@ -19,6 +19,7 @@ from guided_diffusion_edu.training import (
     draw_batch,
     fit,
     learning_rate,
+    quick_precision,
     read_tensors,
     training_cost,
 )
@@ -27,7 +28,9 @@ from training_runs import RECIPE, SMALL, plain, run, tensors
 
 
 def test_the_average_follows_the_weights(tmp_path):
-    "One step at decay 0.5 leaves the average half way between the first weights and the present ones."
+    """One step at decay 0.5 leaves the average half way between the first weights and the present
+    ones.
+    """
     torch.manual_seed(0)
     first = gde.UNet(SMALL).state_dict()
     model, average, _ = run(tmp_path, recipe=gde.Recipe(steps=1, batch=8, warmup=1, ema_decay=0.5))
@@ -39,7 +42,10 @@ def test_the_average_follows_the_weights(tmp_path):
 
 def test_a_batch_is_a_function_of_seed_and_step():
     data, s = gde.load_data("digits"), gde.linear_schedule()
-    draw = lambda seed, step: draw_batch(data, s, gde.Recipe(batch=4, seed=seed), step)[3]
+
+    def draw(seed, step):
+        return draw_batch(data, s, gde.Recipe(batch=4, seed=seed), step)[3]
+
     assert torch.equal(draw(1, 5), draw(1, 5))
     assert not torch.equal(draw(1, 5), draw(1, 6)) and not torch.equal(draw(1, 5), draw(2, 5))
 
@@ -230,16 +236,19 @@ def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wante
         lambda: bfloat16,
         raising=tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14),
     )
-    assert gde.quick_precision() == wanted
-    said = lambda given=None: cli._changed(
-        cli.SMALL["fashion-mnist"].diffusion,
-        argparse.Namespace(
-            **{field.name: None for field in fields(gde.Recipe)} | dict(precision=given)
-        ),
-    )
+    assert quick_precision() == wanted
+
+    def said(given=None):
+        return cli._changed(
+            cli.SMALL["fashion-mnist"].diffusion,
+            argparse.Namespace(
+                **{field.name: None for field in fields(gde.Recipe)} | dict(precision=given)
+            ),
+        )
+
     if cuda and not bfloat16:  # before Volta 16 bits are slow
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
-        assert gde.quick_precision() == "float32"
+        assert quick_precision() == "float32"
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
     assert said().precision == wanted and said("float16").precision == "float16"
 
@@ -260,7 +269,9 @@ def test_history_by_quarter_by_hand():
 
 
 def test_importance_draws_costly_levels_more_often(tmp_path):
-    "A loss that is large at one level only: that level is drawn more and more, and the weighted mean stays the mean over all."
+    """A loss that is large at one level only: that level is drawn more and more, and the weighted
+    mean stays the mean over all.
+    """
 
     def uneven(model, schedule, x_0, y, t, eps):
         return processes.plain(model, schedule, x_0, y, t, eps) * 0 + (1.0 + 24 * (t == 3))

@@ -1,4 +1,4 @@
-"""Bad input to what "training" exports: one clear error that names the argument, what came and what was wanted."""
+"""What the page "training" refuses, and how it says so."""
 
 import tempfile
 
@@ -6,6 +6,7 @@ from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import DATA, GUIDE, INF, JUDGE, LINE, cases, is_refused
+from guided_diffusion_edu.training import watch_samples
 
 TABLE = [  # (what, said, call)
     (
@@ -40,7 +41,7 @@ TABLE = [  # (what, said, call)
     (
         "watch_samples of too many steps",
         "steps must be between",
-        lambda: gde.watch_samples(".", LINE, (1, 1, 8, 8), steps=1000),
+        lambda: watch_samples(".", LINE, (1, 1, 8, 8), steps=1000),
     ),
     (
         "write_half of a missing folder",

@@ -17,7 +17,9 @@ def test_eq_ema():
 
 
 def test_eq_shares():
-    "The whole batch at once, in parts one after another, and as the mean over two processes of rows k, k + 2, ..."
+    """The whole batch at once, in parts one after another, and as the mean over two processes of
+    rows k, k + 2, ...
+    """
     batch, idle = (
         (randn(8, 1), torch.zeros(8), torch.zeros(8), randn(8, 1, seed=1)),
         torch.amp.GradScaler("cpu", enabled=False),

@@ -58,7 +58,9 @@ class Reader:
         )
 
     def open(self, path, width=1300, height=900):
-        "Go to a page of the site as on a screen in the light, whatever was shown before, and wait until its mathematics is set."
+        """Go to a page of the site as on a screen in the light, whatever was shown before, and wait
+        until its mathematics is set.
+        """
         self.complaints.clear()
         self._show(width, "light", height)
         self.page.goto(f"{self.site}/{path}")

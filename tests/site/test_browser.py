@@ -17,15 +17,21 @@ RULES = dict(
     resultTypes=["violations"],
     preload=False,
 )
-PAGES = sorted(
-    str(p.relative_to(SITE))
-    for p in SITE.rglob("*.html")
-    if "_static" not in p.parts and p.parent != SITE / "_modules" and p.name != "index.html"
-) + ["nbs/index.html", "_modules/index.html"]
+PAGES = [
+    *sorted(
+        str(p.relative_to(SITE))
+        for p in SITE.rglob("*.html")
+        if "_static" not in p.parts and p.parent != SITE / "_modules" and p.name != "index.html"
+    ),
+    "nbs/index.html",
+    "_modules/index.html",
+]
 
 
 def violations(page, contrast=True):
-    "Formulas only where they have coloured terms: MathJax's glyphs are thousands, and have no other colour than the text."
+    """Formulas only where they have coloured terms: MathJax's glyphs are thousands, and have no
+    other colour than the text.
+    """
     left_out = [] if page.locator(".terms").count() else [["mjx-container"]]
     found = page.evaluate(
         "([left_out, rules]) => axe.run({exclude: left_out}, rules)",
@@ -38,7 +44,8 @@ def violations(page, contrast=True):
     ]
 
 
-BEYOND = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1).map(d => d.id)"  # formulas that must be scrolled
+# formulas that must be scrolled
+BEYOND = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1).map(d => d.id)"
 WHOLE = """() => [...document.querySelectorAll('.cell_input, .cell_input div, .cell_input pre')].filter(box => {
   const style = getComputedStyle(box);
   return style.display == 'flex' || style.breakInside == 'avoid' || style.overflowX != 'visible';
@@ -47,7 +54,9 @@ WHOLE = """() => [...document.querySelectorAll('.cell_input, .cell_input div, .c
 
 @pytest.mark.parametrize("path", PAGES)
 def test_page(reader, path):
-    "No violation of WCAG 2.0 to 2.2 A or AA in light or dark, wide or narrow; nothing sideways; nothing in the console; nothing from elsewhere; every equation set."
+    """No violation of WCAG 2.0 to 2.2 A or AA in light or dark, wide or narrow; nothing sideways;
+    nothing in the console; nothing from elsewhere; every equation set.
+    """
     page = reader.open(path, width=390, height=844)
     wanted = page.locator(".math").count()
     assert (
@@ -128,7 +137,9 @@ def test_a_link_shows_what_it_refers_to(reader):
 
 
 def test_a_preview_stays_with_the_keyboard(reader):
-    "Focus that leaves and is back at once, or a pointer that rests elsewhere, takes nothing away; focus that leaves does."
+    """Focus that leaves and is back at once, or a pointer that rests elsewhere, takes nothing away;
+    focus that leaves does.
+    """
     page = reader.open("nbs/guidance/score_identity.html")
     preview, link = (
         page.locator("#preview"),
@@ -180,7 +191,7 @@ def test_a_term_marks_its_line_and_a_line_its_term(reader, key):
     equation, marked = page.locator(f'[id="{key}"]'), page.locator("pre .code-line.marked")
     legend = page.locator(f'[id="{key}"] + .terms button, [id="{key}"] > .terms button')
     assert legend.count() == len(TERMS[key])
-    for n, (term, function, line, token) in enumerate(TERMS[key]):
+    for n, (term, _, line, token) in enumerate(TERMS[key]):
         in_equation = equation.locator(f"mjx-math .term-{term}").first
         in_equation.hover()
         assert (
@@ -200,7 +211,9 @@ def test_a_term_marks_its_line_and_a_line_its_term(reader, key):
 
 
 def test_the_pages_print_as_one_pdf(tmp_path):
-    "Two pages of it: an outline with the sections, page numbers, and a link that leads from the one to the other."
+    """Two pages of it: an outline with the sections, page numbers, and a link that leads from the
+    one to the other.
+    """
     out, wanted = (
         tmp_path / "book.pdf",
         ["nbs/guidance/taylor_proof", "nbs/guidance/score_identity"],
@@ -230,7 +243,10 @@ def test_the_pages_print_as_one_pdf(tmp_path):
     assert all(
         page.extract_text().rstrip().endswith(str(n + 1)) for n, page in enumerate(book.pages)
     )
-    squeezed = lambda text: "".join(text.split())
+
+    def squeezed(text):
+        return "".join(text.split())
+
     for chapter, at in ((first, 0), (second, start)):
         assert squeezed(chapter.title) in squeezed(book.pages[at].extract_text())
     assert (

@@ -1,4 +1,6 @@
-"""The pages that can be touched: their mathematics against the package, and what a reader does with them, in a real browser."""
+"""The pages that can be touched: their mathematics against the package, and what a reader does with
+them, in a real browser.
+"""
 
 import math
 
@@ -57,7 +59,9 @@ def test_schedule(maths, steps):
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("alpha_bar", [1.0, 0.97, 0.5, 0.01])
 def test_scores(maths, name, alpha_bar):
-    "Score, gradient of the class's logarithm and posterior at 300 points, to seven digits (the package has its corners at 0.7 in single precision)."
+    """Score, gradient of the class's logarithm and posterior at 300 points, to seven digits (the
+    package has its corners at 0.7 in single precision).
+    """
     world, x = WORLDS[name].at(alpha_bar), points(300, seed=1, spread=0.9)
     for y in (0, 1):
         found = maths(
@@ -79,7 +83,9 @@ def test_scores(maths, name, alpha_bar):
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_target(maths, name):
-    "The density behind the particles, p(x) p(y | x)^s, normalised, and the share of it that lies in the right class."
+    """The density behind the particles, p(x) p(y | x)^s, normalised, and the share of it that lies
+    in the right class.
+    """
     found = maths(
         """([name, y, s]) => { const {target, right} = gde.tiltedTarget(gde.classDensities(gde[name](), 240, 2), y, s); return [Array.from(target), right]; }""",
         [name, 1, 2.5],
@@ -143,7 +149,9 @@ def test_samplers(maths, name, scale):
 
 
 def test_total_variation_and_its_floor(maths):
-    "Against NumPy's histogram; and exact samples of the package lie at the floor that the page draws."
+    """Against NumPy's histogram; and exact samples of the package lie at the floor that the page
+    draws.
+    """
     x = WORLDS["fourCorners"].sample(4000, 0, torch.Generator().manual_seed(3))
     x[:5] += 10  # off the grid
     ours, floor, cells = maths(
@@ -170,7 +178,9 @@ def test_normals(maths):
 
 
 def ended(page, **choices):
-    "Choose, play to the end (at once, as motion is to be reduced), and say how far off the particles are."
+    """Choose, play to the end (at once, as motion is to be reduced), and say how far off the
+    particles are.
+    """
     return page.evaluate(
         """choices => {
         for (const [part, value] of Object.entries(choices)) gde.world.change(part, value);
@@ -341,7 +351,9 @@ def test_handles_can_be_dragged_and_sliders_moved(reader):
 
 
 def test_a_chain_in_the_browser_equals_torch(reader):
-    "DDIM and both DDPMs' deterministic part: x_0 from the same noise, 25 steps at scale 3, to 2e-3; and nothing is loaded unasked."
+    """DDIM and both DDPMs' deterministic part: x_0 from the same noise, 25 steps at scale 3, to
+    2e-3; and nothing is loaded unasked.
+    """
     asked = []
     page = reader.page
     page.on("request", lambda request: asked.append(request.url))

@@ -1,4 +1,6 @@
-"""The checker of the exercises: it says right to what is right, where the first wrong case is, and is not fooled by nan or by another shape."""
+"""The checker of the exercises: it says right to what is right, where the first wrong case is, and
+is not fooled by nan or by another shape.
+"""
 
 import torch
 
