@@ -136,7 +136,8 @@ def pack_runtime(package):
     pack("wasm", (dist / "ort-wasm-simd-threaded.wasm").read_bytes(), folder / "wasm.js")
     version = json.loads((package / "package.json").read_text())["version"]
     (folder / "README").write_text(
-        f"onnxruntime-web {version} from npm, packed by book/export_onnx.py. MIT licence: see LICENSE.\n"
+        f"onnxruntime-web {version} from npm, packed by book/export_onnx.py. "
+        "MIT licence: see LICENSE.\n"
     )
 
 

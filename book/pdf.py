@@ -29,8 +29,12 @@ OPEN = """async () => {
   for (const d of document.querySelectorAll('details')) d.open = true;
   for (const e of document.querySelectorAll('.toggle-hidden')) e.classList.remove('toggle-hidden');
 }"""
-TITLES = "[...document.querySelectorAll('.bd-article h1, .bd-article h2')].map(h => h.textContent.replace(/#\\s*$/, '').replace(/\\s+/g, ' ').trim())"
-NUMBER = '<p style="break-after: page; height: {}mm; margin: 0; display: flex; align-items: end; justify-content: center; font: 9px sans-serif; color: #555">{}</p>'
+TITLES = """[...document.querySelectorAll('.bd-article h1, .bd-article h2')].map(
+  h => h.textContent.replace(/#\\s*$/, '').replace(/\\s+/g, ' ').trim())"""
+NUMBER = (
+    '<p style="break-after: page; height: {}mm; margin: 0; display: flex; align-items: end; '
+    'justify-content: center; font: 9px sans-serif; color: #555">{}</p>'
+)
 
 
 def chapters():

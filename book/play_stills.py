@@ -1,4 +1,4 @@
-"""The still pictures that the pages under "Play" show where scripts are off: run after `make book`."""
+"""The still pictures under "Play", shown where scripts are off: run after `make book`."""
 
 import io
 import sys
@@ -43,12 +43,12 @@ with chromium() as browser:
         reduced_motion="reduce",
         color_scheme="light",
     )
-    page.goto((ROOT / "_build" / "html" / "nbs" / "play_exact_world.html").as_uri())
+    page.goto((ROOT / "_build" / "html" / "nbs" / "play" / "exact_world.html").as_uri())
     page.evaluate("gde.world.play()")
     keep(page.locator(".gde-picture canvas").screenshot(), "world", 1100)
-    page.goto((ROOT / "_build" / "html" / "nbs" / "play_taylor.html").as_uri())
+    page.goto((ROOT / "_build" / "html" / "nbs" / "play" / "taylor.html").as_uri())
     keep(page.locator(".gde-picture > svg").screenshot(), "taylor", 1280)
-    page.goto((ROOT / "_build" / "html" / "nbs" / "play_digits.html").as_uri())
+    page.goto((ROOT / "_build" / "html" / "nbs" / "play" / "digits.html").as_uri())
     digits(
         page.evaluate(
             'gde.digits.chain({y: "each", scale: 3, steps: 25, sampler: "ddim", seed: 1})'

@@ -18,6 +18,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import training
+from guided_diffusion_edu.distributed import gather_rows, own_rows, processes
 from guided_diffusion_edu.losses import SecondMomentSteps
 
 DIGITS = gde.Images(
@@ -64,16 +65,9 @@ def tiny_run(folder, dropout=0.1, loss=plain, **fields):
     recipe = gde.Recipe(
         **dict(steps=40, batch=16, warmup=2, save_every=1, timesteps="importance") | fields
     )
-    return training.fit(
-        Tiny(dropout),
-        loss,
-        DIGITS,
-        SCHEDULE,
-        recipe,
-        Path(folder) / "checkpoint",
-        {},
-        progress=False,
-    )
+    model, path = Tiny(dropout), Path(folder) / "checkpoint"
+    average, history = training.fit(model, loss, DIGITS, SCHEDULE, recipe, path, progress=False)
+    return average, history[:, 0].tolist()
 
 
 def unet_run(folder, **fields):
@@ -134,8 +128,11 @@ def share(folder):
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-        with training.processes():
+        with processes():
             assert torch.distributed.get_world_size() == 2
+            rows = torch.arange(6).view(6, 1) * 10
+            assert own_rows(rows).flatten().tolist() == [[0, 20, 40], [10, 30, 50]][rank]
+            assert torch.equal(gather_rows(own_rows(rows)), rows)
             unet_run(Path(folder) / "unet")
             unet_run(Path(folder) / "unet")  # finds the work done
             tiny_run(folder, dropout=0.0)

@@ -1,5 +1,5 @@
 """On the API page: labels of equations in docstrings become links, and below each public name
-stands an example, from book/examples.txt; tests/test_examples.py runs those.
+stands an example, from book/examples.txt; tests/book/test_examples.py runs those.
 """
 
 import re
@@ -9,7 +9,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from nbdev_book import ROOT, settings
 
-LABEL = re.compile(r"(?:\bEqs?\.\s+)?`(eq-[a-z0-9-]+)`")  # with the word that the link brings along
+# a label with the word that the link brings along: "Equation: `eq-x`" becomes "Eq. (3.1)"
+LABEL = re.compile(r"(?:\b(?:Eqs?\.|Equations?:)\s+)?`(eq-[a-z0-9-]+)`")
 PATH = ROOT / "book" / "examples.txt"
 
 

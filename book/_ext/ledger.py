@@ -2,9 +2,9 @@
 tests with their results.
 
 Labels are read from the notebooks in reading order, symbols and sources from the docstrings of the
-package ("Eq. `eq-label`; Author year, Eq. n."), tests from the two files by name. An entry that
-lacks one of these, or whose test did not pass, is a warning, and the book is built with warnings as
-errors.
+package (a paragraph that ends with "Equation: `eq-label`; Author year, Eq. n."), tests by name from
+tests/<part>/test_<page>_symbolic.py and test_<page>_numeric.py. An entry that lacks one of these,
+or whose test did not pass, is a warning, and the book is built with warnings as errors.
 """
 
 import ast
@@ -26,9 +26,10 @@ from sphinx.util.logging import getLogger
 
 from nbdev_book import ROOT, settings
 
-TESTS = {kind: ROOT / "tests" / f"test_equations_{kind}.py" for kind in ("symbolic", "numeric")}
+KINDS = ("symbolic", "numeric")
 LABEL = re.compile(r"^\$\$ \((eq-[\w-]+)\)", re.M)
-CITATION = re.compile(r"Eqs?\. (`eq-[\w-]+`(?:, `eq-[\w-]+`)*)(?:; (.+?))?\.?$")
+CITATION = re.compile(r"\b(?:Eqs?\.|Equations?:) (`eq-.*)$")
+GROUP = re.compile(r"(`eq-[\w-]+`(?:, `eq-[\w-]+`)*)(?:; ([^`].*?))?[.;]?(?: (?=`eq-)|$)")
 
 
 @dataclass
@@ -37,12 +38,17 @@ class Entry:
     page: str
     source: str = "this book"
     symbols: list = field(default_factory=list)
-    tests: dict = field(default_factory=dict)  # kind -> name of the test
+    tests: dict = field(default_factory=dict)  # kind -> (file's stem, name of the test)
 
     def missing(self):
-        return [kind for kind in TESTS if kind not in self.tests] + (
+        return [kind for kind in KINDS if kind not in self.tests] + (
             [] if self.symbols else ["symbol in the code"]
         )
+
+
+def docname(path):
+    "A page's name in Sphinx: nbs/guidance/taylor_proof."
+    return str(path.relative_to(ROOT).with_suffix(""))
 
 
 def pages():
@@ -56,7 +62,7 @@ def labels():
         for cell in nbformat.read(page, 4).cells:
             if cell.cell_type == "markdown":
                 for label in LABEL.findall(cell.source):
-                    yield label, page.stem
+                    yield label, docname(page)
 
 
 def docstrings(tree, prefix):
@@ -66,15 +72,31 @@ def docstrings(tree, prefix):
             yield from docstrings(node, f"{prefix}.{node.name}")
 
 
+def cited(text):
+    "(label, source or None) for every equation that a docstring cites."
+    for paragraph in re.split(r"\n\s*\n", text):
+        if found := CITATION.search(" ".join(paragraph.split())):
+            for group in GROUP.finditer(found[1]):
+                for label in re.findall(r"`(eq-[\w-]+)`", group[1]):
+                    yield label, group[2]
+
+
 def citations():
     "(label, symbol, source or None) for every equation that a docstring of the package names."
-    package = settings()["lib_name"]
-    for path in sorted((ROOT / package).glob("*.py")):
-        for symbol, text in docstrings(ast.parse(path.read_text()), f"{package}.{path.stem}"):
-            for paragraph in re.split(r"\n\s*\n", text):
-                if found := CITATION.search(" ".join(paragraph.split())):
-                    for label in re.findall(r"`(eq-[\w-]+)`", found[1]):
-                        yield label, symbol, found[2]
+    for path in sources():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for symbol, text in docstrings(ast.parse(path.read_text()), module):
+            for label, source in cited(text):
+                yield label, symbol, source
+
+
+def sources():
+    "The modules of the package, those in folders included."
+    return sorted((ROOT / settings()["lib_name"]).rglob("*.py"))
+
+
+def test_files(kind):
+    return sorted((ROOT / "tests").glob(f"*/test_*_{kind}.py"))
 
 
 def test_names(path):
@@ -92,20 +114,25 @@ def entries():
         ledger[label].symbols.append(symbol)
         if source and ledger[label].source == "this book":
             ledger[label].source = source
-    for kind, path in TESTS.items():
-        for name in test_names(path):
-            label = name.removeprefix("test_").replace("_", "-")
-            ledger[label].tests[kind] = name
+    for kind in KINDS:
+        for path in test_files(kind):
+            for name in test_names(path):
+                label = name.removeprefix("test_").replace("_", "-")
+                ledger[label].tests[kind] = (path.stem, name)
     return ledger
 
 
 def inputs():
-    return [*TESTS.values(), *sorted((ROOT / settings()["lib_name"]).glob("*.py"))]
+    return [*sorted((ROOT / "tests").glob("*.py")), *map(Path, tested()), *sources()]
+
+
+def tested():
+    return [str(path) for kind in KINDS for path in test_files(kind)]
 
 
 def results():
-    """{(file, test): 'passed', 'failed' or 'skipped'} of a run of both files, kept in _build until
-    the tests or the package change.
+    """{(file, test): 'passed', 'failed' or 'skipped'} of a run of all these files, kept in _build
+    until the tests or the package change.
     """
     sha = hashlib.sha256(b"".join(path.read_bytes() for path in inputs())).hexdigest()[:16]
     report = ROOT / "_build" / f"ledger-{sha}.xml"
@@ -121,7 +148,7 @@ def results():
                 "-p",
                 "no:cacheprovider",
                 f"--junitxml={partial}",
-                *map(str, TESTS.values()),
+                *tested(),
             ],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
@@ -163,10 +190,7 @@ class ProofLedger(SphinxDirective):
         ]
         ledger = entries()
         for entry in ledger.values():
-            seen = {
-                kind: outcomes.get((TESTS[kind].stem, name), "not run")
-                for kind, name in entry.tests.items()
-            }
+            seen = {kind: outcomes.get(test, "not run") for kind, test in entry.tests.items()}
             bad = entry.missing() + [
                 f"{kind} test {outcome}" for kind, outcome in seen.items() if outcome != "passed"
             ]
@@ -182,10 +206,10 @@ class ProofLedger(SphinxDirective):
             )
             lines += [
                 f"* - {{eq}}`{entry.label}` `{entry.label}`",
-                f"  - {{doc}}`{entry.page}`",
+                f"  - {{doc}}`/{entry.page}`",
                 f"  - {entry.source}",
                 f"  - {symbols}",
-                *(f"  - {seen.get(kind, 'none')}" for kind in TESTS),
+                *(f"  - {seen.get(kind, 'none')}" for kind in KINDS),
             ]
         node = nodes.container()
         self.state.nested_parse(

@@ -139,7 +139,9 @@ def fill(app, document, here):
         total = sum(data["runtime"] for _, data in runs)
         known = settings()
         lines = [
-            f"{len(runs)} notebooks, {total / 60:.1f} minutes in all, on {CORES} ({platform.system()}, {platform.machine()}); site made {datetime.now(UTC):%Y-%m-%d %H:%M} (UTC).",
+            f"{len(runs)} notebooks, {total / 60:.1f} minutes in all, on {CORES} "
+            f"({platform.system()}, {platform.machine()}); "
+            f"site made {datetime.now(UTC):%Y-%m-%d %H:%M} (UTC).",
             f"{known['lib_name']} {known['version']}, Python {platform.python_version()}, "
             + ", ".join(f"{name} {version(name)}" for name in SHOWN)
             + ".",

@@ -23,6 +23,7 @@ TAGS = {
     "slow": "skip-execution",
     "plot": "plot",
     "checker": "hide-input",
+    "code-fold": "hide-input",
     "solution": "hide-cell",
 }
 
@@ -68,9 +69,8 @@ def read(text):
     "A notebook as MyST-NB wants it."
     nb, cells, module = nbformat.reads(text, as_version=4), [], None
     package = settings()["lib_name"]
-    nb.cells[0].source = BADGE.sub(
-        "", nb.cells[0].source, count=1
-    )  # on the site the theme has a button, and no picture comes from elsewhere
+    # on the site the theme has a button, and no picture comes from elsewhere
+    nb.cells[0].source = BADGE.sub("", nb.cells[0].source, count=1)
     for cell in nb.cells:
         if cell.cell_type == "code":
             found = _directives(cell)
@@ -92,8 +92,8 @@ def read(text):
                 cell.metadata["mystnb"] = dict(
                     figure=figure, image=dict(alt=found.get("fig-alt", ""))
                 )
-            if "export" in found and module != "__init__":
-                cells.append(_export_label(cell.source, f"{package}.{module}"))
+            if "export" in found and (to := found["export"] or module) != "__init__":
+                cells.append(_export_label(cell.source, f"{package}.{to}"))
                 tags.append("nbdev-exported")
         cells.append(cell)
     if any(
@@ -102,7 +102,8 @@ def read(text):
         sha = hashlib.sha256(
             b"".join(
                 p.read_bytes()
-                for p in sorted((ROOT / package).rglob("*"))
+                for folder in (ROOT / package, ROOT / "results")
+                for p in sorted(folder.rglob("*"))
                 if p.suffix in (".py", ".json", ".safetensors")
             )
         ).hexdigest()[:12]

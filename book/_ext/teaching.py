@@ -11,7 +11,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from ledger import pages
+from ledger import docname, pages
 from measured import in_order, link, table
 
 OBJECTIVES = re.compile(r":::\{admonition\} Objectives\n:class: tip\n(.*?)\n:::", re.S)
@@ -41,7 +41,7 @@ class Objectives(SphinxDirective):
             if found := objectives(path):
                 count = ", ".join(f"{n} to {grade}" for grade, n in found[1].items())
                 lines += [
-                    f"**{{doc}}`{path.stem}`** (exercises: {count})",
+                    f"**{{doc}}`/{docname(path)}`** (exercises: {count})",
                     "",
                     *found[0].splitlines(),
                     "",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.data import digits_evaluation_classifier
 
 DOUBLE = torch.float64
 
@@ -146,7 +147,11 @@ def test_clip_and_edit():
 
 
 def test_digits_in_eight_evaluations():
-    digits, judge, y = gde.load_pretrained("digits"), gde.digits_judge(), torch.arange(30) % 10
+    digits, judge, y = (
+        gde.load_pretrained("digits"),
+        digits_evaluation_classifier(),
+        torch.arange(30) % 10,
+    )
     guidance = gde.classifier_guidance(digits.classifier, y, scale=2.0)
     x = gde.dpmpp_2m_sample(
         digits.model,

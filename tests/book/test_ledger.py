@@ -2,7 +2,7 @@
 nothing is named that is not there.
 """
 
-import importlib
+import pkgutil
 
 import pytest
 
@@ -16,21 +16,40 @@ def test_every_equation_is_in_every_column():
     assert {label: entry.missing() for label, entry in entries.items() if entry.missing()} == {}
 
 
-def test_no_test_without_its_equation():
-    for kind, path in ledger.TESTS.items():
-        names = ledger.test_names(path)
-        assert len(set(names)) == len(names), f"a {kind} test stands twice and hides the first"
-        assert set(names) == {"test_" + label.replace("-", "_") for label, _ in ledger.labels()}
+def test_no_test_without_its_equation_and_each_beside_its_page():
+    pages = dict(ledger.labels())
+    for kind in ledger.KINDS:
+        found = [
+            (name, path) for path in ledger.test_files(kind) for name in ledger.test_names(path)
+        ]
+        names = [name for name, _ in found]
+        assert len(set(names)) == len(names), f"a {kind} test stands twice"
+        assert set(names) == {"test_" + label.replace("-", "_") for label in pages}
+        for name, path in found:
+            part, page = pages[name.removeprefix("test_").replace("_", "-")].split("/")[1:]
+            assert path.parts[-2:] == (part, f"test_{page}_{kind}.py"), name
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("Equation: `eq-a`; Ho et al. 2020, Eq. 14.", [("eq-a", "Ho et al. 2020, Eq. 14")]),
+        ("Words. Equation: `eq-a`", [("eq-a", None)]),
+        ("Equations: `eq-a`, `eq-b`; X 1.", [("eq-a", "X 1"), ("eq-b", "X 1")]),
+        ("Equations: `eq-a`; X 1. `eq-b`; Y 2.", [("eq-a", "X 1"), ("eq-b", "Y 2")]),
+        ("Equations: `eq-a`; `eq-b`; Y 2.", [("eq-a", None), ("eq-b", "Y 2")]),
+        ("First.\n\nEquation: `eq-a`;\nX, Eqs. 1\nand 2.\n", [("eq-a", "X, Eqs. 1 and 2")]),
+        ("As Eq. `eq-a` says, it is so.", []),
+    ],
+)
+def test_citations_are_read(text, wanted):
+    assert list(ledger.cited(text)) == wanted
 
 
 def test_every_symbol_can_be_imported():
     for entry in ledger.entries().values():
         for symbol in entry.symbols:
-            package, module, *names = symbol.split(".")
-            found = importlib.import_module(f"{package}.{module}")
-            for name in names:
-                found = getattr(found, name)
-            assert entry.label in found.__doc__
+            assert entry.label in pkgutil.resolve_name(symbol).__doc__
 
 
 def test_a_gap_is_reported(monkeypatch):

@@ -14,16 +14,18 @@ import torch
 
 import guided_diffusion_edu as gde
 import training_in_processes as processes
-from guided_diffusion_edu import training
-from guided_diffusion_edu.training import (
-    State,
-    fit,
+from guided_diffusion_edu.checkpoints import (
     load_state,
     read_tensors,
     save_state,
     write_tensors,
+    write_text,
     write_whole,
 )
+from guided_diffusion_edu.distributed import gather_rows, own_rows
+from guided_diffusion_edu.distributed import processes as processes_of_torchrun
+from guided_diffusion_edu.provenance import digest_of, provenance
+from guided_diffusion_edu.training import State, fit
 from training_runs import RECIPE, SMALL, plain, run, tensors
 
 
@@ -95,7 +97,6 @@ def test_an_interrupt_after_the_last_step_is_one(tmp_path):
             gde.linear_schedule(),
             replace(RECIPE, save_every=4),
             tmp_path / "checkpoint",
-            {},
             progress=False,
             watch=[late],
         )
@@ -136,7 +137,6 @@ def test_a_record_may_hold_what_json_holds(tmp_path):
             gde.linear_schedule(),
             RECIPE,
             tmp_path / "none" / "a",
-            {},
             progress=False,
         )
 
@@ -157,7 +157,8 @@ def test_a_run_that_is_not_finished_is_said_to_be_one(tmp_path):
     (tmp_path / "diffusion.checkpoint").touch()
     with pytest.raises(
         ValueError,
-        match=r"no diffusion.json, diffusion.safetensors there; a run was begun there and is not finished",
+        match=r"no diffusion\.json, diffusion\.safetensors there; a run was begun there "
+        r"and is not finished",
     ):
         gde.load_pretrained(str(tmp_path))
     for ending in ("checkpoint", "json", "safetensors"):
@@ -204,7 +205,7 @@ def test_resumed_is_straight_with_dropout_importance_and_scaling(tmp_path, field
         assert "adaptive.seen" in tensors(tmp_path / "a")
     if "precision" in fields:
         assert (
-            read_tensors(tmp_path / "a" / "checkpoint")[1]["scaler"]["scale"] == 2**15
+            read_tensors(tmp_path / "a" / "checkpoint")[1]["numbers"]["scaler.scale"] == 2**15
         )  # one step overflowed and was left out
 
 
@@ -277,15 +278,14 @@ def test_a_whole_write_forces_file_then_move_then_folder(tmp_path, monkeypatch):
 
 def test_another_runs_checkpoint_is_refused(tmp_path):
     processes.tiny_run(tmp_path, steps=1)
-    state = State(processes.Tiny(), gde.Recipe(), 25)
     with pytest.raises(ValueError, match="out must be a new folder or one of the same run"):
-        load_state(state, tmp_path / "checkpoint", {"another": 1})
+        load_state(tmp_path / "checkpoint", {"another": 1})
 
 
 def test_what_differs_from_another_run_is_said(tmp_path):
-    state = State(processes.Tiny(), gde.Recipe(), 25)
     begun = dict(recipe=dict(precision="bfloat16", steps=9), note="a", extra=1)
-    save_state(state, tmp_path / "checkpoint", begun)
+    save_state(tmp_path / "checkpoint", dict(w=torch.ones(2), step=3), begun)
+    assert load_state(tmp_path / "checkpoint", begun)["step"] == 3
     for now, said in [
         (
             dict(begun, recipe=dict(precision="float16", steps=9)),
@@ -298,17 +298,17 @@ def test_what_differs_from_another_run_is_said(tmp_path):
         (dict(recipe=begun["recipe"], note="a"), r"it records \['extra'\] too$"),
     ]:
         with pytest.raises(ValueError, match=said):
-            load_state(state, tmp_path / "checkpoint", now)
+            load_state(tmp_path / "checkpoint", now)
     write_tensors(tmp_path / "checkpoint", {}, dict(about=None))
     with pytest.raises(ValueError, match=r"its record is None$"):
-        load_state(state, tmp_path / "checkpoint", begun)
+        load_state(tmp_path / "checkpoint", begun)
 
 
 def test_under_torchrun_a_process_group_lasts_as_long_as_the_run(monkeypatch, tmp_path):
     "One process, told by torchrun that it is the only one; without torchrun there is none."
     from torch import distributed
 
-    with training.processes():
+    with processes_of_torchrun():
         assert not distributed.is_initialized()
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -317,9 +317,9 @@ def test_under_torchrun_a_process_group_lasts_as_long_as_the_run(monkeypatch, tm
         RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
     ).items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(KeyError), training.processes():
+    with pytest.raises(KeyError), processes_of_torchrun():
         assert distributed.get_world_size() == 1
-        with training.processes():
+        with processes_of_torchrun():
             pass  # the inner one leaves it alone
         assert distributed.is_initialized()
         raise KeyError
@@ -360,3 +360,82 @@ def test_a_record_is_json(tmp_path):
         (tmp_path / "diffusion.json").read_text(), parse_constant=lambda name: pytest.fail(name)
     )
     assert None in record["loss_by_quarter"] and record["note"] == ""
+
+
+def test_a_state_of_another_network_does_not_fit(tmp_path):
+    "By name and by shape; and what a file of this run must hold is missed."
+    data, schedule, path = gde.load_data("digits"), gde.linear_schedule(), tmp_path / "checkpoint"
+    run(tmp_path)
+    for config in (replace(SMALL, channels=64), replace(SMALL, channel_mult=(1,))):
+        with pytest.raises(ValueError, match="out must hold a whole checkpoint of this run, and"):
+            fit(gde.UNet(config), plain, data, schedule, RECIPE, path, progress=False)
+    tensors, about = read_tensors(path)
+    del tensors["history"]
+    write_tensors(path, tensors, about)
+    with pytest.raises(ValueError, match="does not fit: 'history'"):
+        run(tmp_path)
+    write_tensors(path, tensors, dict(about=None, numbers=3))
+    with pytest.raises(ValueError, match="out must hold a whole checkpoint of this run, and"):
+        run(tmp_path)
+
+
+def test_a_state_comes_back_whole():
+    "Tensors, numbers and words by name, on another state of the same kind."
+    recipe = gde.Recipe(timesteps="importance", precision="float16")
+    one, two = (State(processes.Tiny(), processes.SCHEDULE, recipe) for _ in range(2))
+    share = processes.DIGITS.pixels[:4].float() / 127.5 - 1
+    for _ in range(2):
+        one.model(share, torch.zeros(4)).square().mean().backward()
+        one.update()
+        one.note(torch.arange(4), torch.ones(4), torch.ones(4))
+    two.load_state_dict(one.state_dict())
+    ours, theirs = one.state_dict(), two.state_dict()
+    assert ours.keys() == theirs.keys() and {"optimizer.0.exp_avg", "scaler.scale"} <= ours.keys()
+    for name, value in ours.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value.nan_to_num(-1), theirs[name].nan_to_num(-1)), name
+        else:
+            assert value == theirs[name], name
+
+
+def test_one_process_holds_all_rows():
+    rows = torch.randn(6, 2)
+    assert torch.equal(own_rows(rows), rows) and gather_rows(rows) is rows
+
+
+def test_a_process_takes_every_second_row(monkeypatch):
+    from guided_diffusion_edu import distributed
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for k in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda k=k: k)
+        assert own_rows(torch.arange(6)).tolist() == [k, k + 2, k + 4]
+
+
+def test_a_digest_is_of_numbers_shape_and_type():
+    x = torch.arange(6, dtype=torch.int32)
+    same_numbers = [x.view(2, 3), x.long(), x.flip(0), x.view(torch.float32)]
+    assert digest_of([x]) == digest_of([x.view(3, 2).T.contiguous().T.reshape(6)])
+    assert len({digest_of([x]), *(digest_of([y]) for y in same_numbers)}) == 5
+    assert digest_of([x[:3], x[3:]]) != digest_of([x])
+
+
+def test_provenance_without_git_or_installation(monkeypatch):
+    "Outside a clone there is no commit, and a copy that is not installed has no version."
+    import importlib.metadata
+
+    from guided_diffusion_edu import provenance as module
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert provenance()["version"] == gde.__version__
+    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(module, "version", missing)
+    record = provenance()
+    assert record["commit"] is None and record["version"] is None and record["device"] == "cpu"
+
+
+def test_a_text_is_whole(tmp_path):
+    write_text(tmp_path / "a.txt", "ä")
+    assert (tmp_path / "a.txt").read_text() == "ä" and len(list(tmp_path.iterdir())) == 1

@@ -9,7 +9,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, NET, WHOLE, cases, file_is_refused, interrupted, lying, trained, written
-from guided_diffusion_edu import cli, evaluation, pretrained, training
+from guided_diffusion_edu import checkpoints, cli, evaluation, pretrained
 from guided_diffusion_edu.cli import main
 from guided_diffusion_edu.training import watch_samples
 
@@ -21,35 +21,35 @@ def whole(path):
 
 
 FILES = [  # (what, said, what is done with the path)
-    ("an empty safetensors file", WHOLE, lambda p: training.read_tensors(written(p, b""))),
+    ("an empty safetensors file", WHOLE, lambda p: checkpoints.read_tensors(written(p, b""))),
     (
         "a safetensors file with an endless header",
         WHOLE,
-        lambda p: training.read_tensors(written(p, struct.pack("<Q", 2**63) + b"{}")),
+        lambda p: checkpoints.read_tensors(written(p, struct.pack("<Q", 2**63) + b"{}")),
     ),
     (
         "a safetensors file with a header that is no JSON",
         WHOLE,
-        lambda p: training.read_tensors(written(p, lying(b"not json"))),
+        lambda p: checkpoints.read_tensors(written(p, lying(b"not json"))),
     ),
     (
         "a safetensors file that promises more",
         WHOLE,
-        lambda p: training.read_tensors(
+        lambda p: checkpoints.read_tensors(
             written(p, lying({"a": dict(dtype="F32", shape=[9], data_offsets=[0, 36])}, b"\0" * 4))
         ),
     ),
     (
         "a safetensors file with a shape that is not its data",
         WHOLE,
-        lambda p: training.read_tensors(
+        lambda p: checkpoints.read_tensors(
             written(p, lying({"a": dict(dtype="F32", shape=[9], data_offsets=[0, 4])}, b"\0" * 4))
         ),
     ),
     (
         "a safetensors file with tensors over each other",
         WHOLE,
-        lambda p: training.read_tensors(
+        lambda p: checkpoints.read_tensors(
             written(
                 p,
                 lying(
@@ -61,20 +61,20 @@ FILES = [  # (what, said, what is done with the path)
     (
         "a safetensors file of an unknown dtype",
         WHOLE,
-        lambda p: training.read_tensors(
+        lambda p: checkpoints.read_tensors(
             written(p, lying({"a": dict(dtype="X9", shape=[1], data_offsets=[0, 4])}, b"\0" * 4))
         ),
     ),
     (
         "a safetensors file with a note that is no JSON",
         WHOLE,
-        lambda p: training.read_tensors(written(p, lying({"__metadata__": {"about": "{"}}))),
+        lambda p: checkpoints.read_tensors(written(p, lying({"__metadata__": {"about": "{"}}))),
     ),
-    ("a missing safetensors file", "No such file", lambda p: training.read_tensors(p)),
+    ("a missing safetensors file", "No such file", lambda p: checkpoints.read_tensors(p)),
     (
         "a folder in place of a safetensors file",
         "",
-        lambda p: (p.mkdir(), training.read_tensors(p)),
+        lambda p: (p.mkdir(), checkpoints.read_tensors(p)),
     ),
     (
         "a checkpoint of another run",
@@ -103,11 +103,11 @@ DIGITS = pretrained.WEIGHTS / "digits"
 RANDOM = torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 WRITERS = [  # (what, name of the file, how it is written)
-    ("write_text", "a.txt", lambda p: training.write_text(p, "new")),
+    ("write_text", "a.txt", lambda p: checkpoints.write_text(p, "new")),
     (
         "write_tensors",
         "a.safetensors",
-        lambda p: training.write_tensors(p, {"a": torch.zeros(3)}, {}),
+        lambda p: checkpoints.write_tensors(p, {"a": torch.zeros(3)}, {}),
     ),
     ("write_png", "a.png", lambda p: cli.write_png(p, RANDOM)),
     ("write_npz", "a.npz", lambda p: cli.write_npz(p, RANDOM, torch.zeros(130).long(), "0")),
@@ -180,7 +180,7 @@ def test_a_fault_while_writing_leaves_what_was_there(
 
 def test_a_full_device_says_so():
     with pytest.raises(OSError, match="No space left"):
-        training.write_whole(
+        checkpoints.write_whole(
             "/dev/shm/never", lambda p: open("/dev/full", "wb", buffering=0).write(b"x")
         )
 

@@ -18,6 +18,11 @@ TABLE = [  # (what, said, call)
         lambda: gde.image_grid(DATA.pixels),
     ),
     ("image_grid in rows of none", "columns must be", lambda: gde.image_grid(PIXELS, columns=-1)),
+    (
+        "image_grid magnified by a half",
+        "zoom must be a whole number .* got 0.5",
+        lambda: gde.image_grid(PIXELS, zoom=0.5),
+    ),
     ("show_grid of a row", "images must have shape", lambda: gde.show_grid(X)),
     (
         "to_pixels of whole numbers",

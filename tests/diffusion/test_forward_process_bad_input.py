@@ -142,6 +142,17 @@ TABLE = [  # (what, said, call)
         lambda: gde.respace(LINE, []),
     ),
     ("respace by a fraction", "steps must be a count.* got 2.5", lambda: gde.respace(LINE, 2.5)),
+    (
+        "respace by sections of a fraction",
+        r"steps must be a count.* got \[10, 2.5\]",
+        lambda: gde.respace(LINE, [10, 2.5]),
+    ),
+    ("respace by True", "steps must be a count.* got True", lambda: gde.respace(LINE, True)),
+    (
+        "respace by more digits than Python reads",
+        "steps must be a count",
+        lambda: gde.respace(LINE, "9" * 5000),
+    ),
     ("respace by None", "steps must be a count.* got None", lambda: gde.respace(LINE, None)),
     (
         "respace by more sections than steps",
@@ -155,7 +166,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "add_noise with t of another length",
-        r"t must have shape \(2,\), one step an example, got \(1,\)",
+        r"t must have shape \(2,\), one step per example, got \(1,\)",
         lambda: LINE.add_noise(X, T[:1], X),
     ),
     ("add_noise with a number for t", "t must .* got int", lambda: LINE.add_noise(X, 3, X)),
@@ -199,7 +210,6 @@ def test_a_step_outside_is_nan_where_nobody_looks():
         is_cpu = False
 
     t = torch.tensor([0, -1, 100, 99]).as_subclass(Elsewhere)
-    found = schedules.per_example(LINE.betas, t, torch.zeros(4)).as_subclass(torch.Tensor)
-    assert (
-        found.isnan().tolist() == [False, True, True, False] and found[3] == LINE.betas[99].float()
-    )
+    picked = schedules.per_example(LINE.betas, t, torch.zeros(4)).as_subclass(torch.Tensor)
+    assert picked.isnan().tolist() == [False, True, True, False]
+    assert picked[3] == LINE.betas[99].float()

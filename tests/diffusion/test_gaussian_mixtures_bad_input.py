@@ -97,7 +97,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "GaussianMixture.log_prob with an unknown class",
-        r"y must hold classes of \[0, 1\], got 7",
+        r"y must hold classes of \[0, 1\], got \[7\]",
         lambda: WORLD.log_prob(X, torch.tensor([0, 7])),
     ),
     (
@@ -136,6 +136,16 @@ TABLE = [  # (what, said, call)
         lambda: EPS(X, torch.tensor([0, 100])),
     ),
     ("denoiser with t of another length", r"t must have shape \(2,\)", lambda: EPS(X, T[:1])),
+    (
+        "denoiser with more classes than points",
+        r"y must have shape \(2,\), one class per example, got \(3,\)",
+        lambda: EPS(X, T, torch.tensor([0, 1, 1])),
+    ),
+    (
+        "denoiser with y of floats",
+        "y must hold class indices, whole numbers .* got torch.float32",
+        lambda: EPS(X, T, Y.float()),
+    ),
     ("exact classifier with t of floats", "t must hold whole numbers", lambda: NAMES(X, T.float())),
     (
         "two_trees that grow down",

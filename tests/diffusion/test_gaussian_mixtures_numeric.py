@@ -49,14 +49,14 @@ def test_eq_mixture():
 def test_eq_mixture_noised():
     A = randn(3, 3, 3)
     covs, means, points = A @ A.mT + 0.1 * torch.eye(3), randn(3, 3, seed=3), randn(30, 3, seed=4)
-    world = gde.GaussianMixture(means, covs, weights=[0.2, 0.3, 0.5])
+    mixture = gde.GaussianMixture(means, covs, weights=[0.2, 0.3, 0.5])
     for a in (0.9, 0.3, 0.01):
         wanted = sum(
             w * gaussian_log(points, a**0.5 * m, a * C + (1 - a) * torch.eye(3, dtype=DOUBLE)).exp()
             for w, m, C in zip((0.2, 0.3, 0.5), means, covs)
         )
-        assert torch.allclose(world.at(a).log_prob(points).exp(), wanted)
-    drawn = world.sample(400_000, label=1, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(mixture.at(a).log_prob(points).exp(), wanted)
+    drawn = mixture.sample(400_000, label=1, generator=torch.Generator().manual_seed(0))
     assert (drawn.T.cov() - covs[1]).abs().max() < 0.05 and (
         drawn.mean(0) - means[1]
     ).abs().max() < 0.02
@@ -121,6 +121,24 @@ def test_each_row_has_its_own_level():
             model(x, t, y)[row], model(x[row], t[row], y[row])
         )
         assert torch.allclose(classifier(x, t)[row], classifier(x[row], t[row]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_classes_and_labels_may_have_any_integer_dtype(dtype):
+    x, t, y = randn(6, 2), torch.arange(6), torch.arange(6) % 3
+    mixture = gde.GaussianMixture(WORLD.means, [0.3, 0.5, 0.4, 0.6], labels=WORLD.labels.to(dtype))
+    assert mixture.labels.dtype == torch.long
+    for log_prob in (mixture.log_prob, mixture.score):
+        assert torch.equal(log_prob(x, y.to(dtype)), log_prob(x, y))
+    model = mixture.denoiser(LINEAR)
+    assert torch.equal(model(x, t.to(dtype), y.to(dtype)), model(x, t, y))
+
+
+def test_three_modes_is_one_dimensional_and_has_no_symmetry():
+    modes = gde.three_modes()
+    assert modes.means.shape == (3, 1) and modes.num_classes == 2
+    assert modes.labels.tolist() == [0, 1, 0] and len(set(modes.variances.flatten().tolist())) == 3
+    assert modes.log_prob(torch.tensor([[1.0]])) != modes.log_prob(torch.tensor([[-1.0]]))
 
 
 def test_eq_bayes_score():

@@ -6,8 +6,6 @@ from sympy.stats import E, Normal
 
 from symbols import a, b_1, b_2, c, gauss, h, mu, n, same, two_points, v, vanishes, w, x, x_0
 
-# ---- the exact world
-
 
 def test_eq_mixture():
     p = w * gauss(x, b_1, v) + (1 - w) * gauss(x, b_2, a)
@@ -20,12 +18,13 @@ def test_eq_mixture_noised():
     u = sp.symbols("u", real=True)
     z = Normal("z", 0, 1)
 
-    def law(mean, var):
+    def moments(mean, var):
         return exp(u * mean + u**2 * var / 2)  # moment generating function of a Gaussian
 
-    assert same(E(exp(u * z)), law(0, 1))
+    assert same(E(exp(u * z)), moments(0, 1))
     assert same(
-        log(law(sqrt(a) * mu, a * v) * law(0, 1 - a)), log(law(sqrt(a) * mu, a * v + 1 - a))
+        log(moments(sqrt(a) * mu, a * v) * moments(0, 1 - a)),
+        log(moments(sqrt(a) * mu, a * v + 1 - a)),
     )  # independent sums multiply
 
 

@@ -20,6 +20,21 @@ TABLE = [  # (what, said, call)
         "batch must be a whole number .* got 0",
         lambda: dataset_bits(flat, SHORT, X, batch=0),
     ),
+    (
+        "dataset_bits with too few classes",
+        r"y must have shape \(2,\), got \(1,\)",
+        lambda: dataset_bits(flat, SHORT, X, T[:1]),
+    ),
+    (
+        "dataset_bits with an unknown variance",
+        'variance must be "auto", "learned", "small" or "large".* got \'huge\'',
+        lambda: dataset_bits(flat, SHORT, X, variance="huge"),
+    ),
+    (
+        "SecondMomentSteps with more than all draws uniform",
+        "uniform must be between 0 and 1, got 2",
+        lambda: SecondMomentSteps(5, uniform=2),
+    ),
 ]
 
 

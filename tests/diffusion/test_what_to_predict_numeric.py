@@ -3,8 +3,15 @@
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.diffusion import bits_per_dim, posterior_mean
-from guided_diffusion_edu.losses import SecondMomentSteps, bound_loss, eps_from_mean, target_weight
+from guided_diffusion_edu.diffusion import bits_per_dim, large_variance, posterior_mean
+from guided_diffusion_edu.losses import (
+    SecondMomentSteps,
+    bound_loss,
+    dataset_bits,
+    eps_from_mean,
+    target_weight,
+    v_from_eps,
+)
 from helpers import DOUBLE, LINEAR, pixels, randn
 
 
@@ -13,6 +20,7 @@ def test_eq_v_to_eps():
     for a in (0.9999, 0.5, 1e-4):
         x_t, v = a**0.5 * x_0 + (1 - a) ** 0.5 * noise, a**0.5 * noise - (1 - a) ** 0.5 * x_0
         assert torch.allclose(gde.eps_from_v(x_t, v, a), noise, atol=1e-12)
+        assert torch.allclose(v_from_eps(x_0, noise, a), v, atol=1e-12)
 
 
 def test_eq_mean_to_eps():
@@ -66,6 +74,38 @@ def test_eq_bound_estimate():
     ]
     free = ~torch.stack(clipped, 1)  # where the bound's clip at 1 did nothing
     assert free.sum() > 10 and torch.allclose(losses[free] / 40, terms[free])
+
+
+def test_an_eps_model_carries_the_config_and_the_device_of_its_network():
+    class Network(torch.nn.Linear):
+        config = "the config"
+
+        def forward(self, x_t, t, y=None):
+            return super().forward(x_t)
+
+    model = gde.eps_model(Network(2, 2), LINEAR, gde.eps_from_v)
+    assert model.config == "the config" and model.device == torch.device("cpu")
+    assert gde.eps_model(lambda x_t, t, y=None: x_t, LINEAR, gde.eps_from_v).device is None
+
+
+def test_the_bound_takes_its_variance_by_name_or_by_number():
+    s, x_0, noise, t = (
+        gde.linear_schedule(40),
+        pixels(3, 1, 2, 2),
+        pixels(3, 1, 2, 2),
+        torch.arange(3),
+    )
+
+    def model(x_t, t, y=None):
+        return 0.1 * x_t
+
+    loss = {v: bound_loss(model, s, x_0, t, noise, variance=v) for v in ("auto", "small", "large")}
+    assert torch.equal(loss["auto"], loss["small"]) and not torch.equal(loss["auto"], loss["large"])
+    by_number = bound_loss(model, s, x_0, t.int(), noise, variance=large_variance(s))
+    assert torch.equal(by_number, loss["large"])
+    g = [torch.Generator().manual_seed(0) for _ in range(2)]
+    bits = [dataset_bits(model, s, x_0, variance=v, generator=g.pop()) for v in ("small", "auto")]
+    assert bits[0] == bits[1]
 
 
 def trained_steps():

@@ -4,15 +4,19 @@ import sympy as sp
 from sympy import Rational, sqrt
 
 import guided_diffusion_edu as gde
-import guided_diffusion_edu.classifier_free
-import guided_diffusion_edu.diagnostics
-import guided_diffusion_edu.particles
 from guided_diffusion_edu.diffusion import mean_from_eps
-from guided_diffusion_edu.losses import eps_from_mean
+from guided_diffusion_edu.losses import eps_from_mean, v_from_eps
 from symbols import ab, ab_prev, alpha, beta, eps, same, x_0, x_t
 
 
 def test_eq_v_to_eps():
+    phi = sp.Symbol("phi", positive=True)
+    x_phi = sp.cos(phi) * x_0 + sp.sin(phi) * eps
+    v = sp.diff(x_phi, phi)  # the velocity along the arc
+    first_quarter = {sqrt(sp.cos(phi) ** 2): sp.cos(phi), sqrt(1 - sp.cos(phi) ** 2): sp.sin(phi)}
+    assert same(
+        v_from_eps(x_0, eps, sp.cos(phi) ** 2).subs(0.5, Rational(1, 2)).subs(first_quarter), v
+    )
     c_0, s_0 = sqrt(ab), sqrt(1 - ab)
     assert same(gde.eps_from_v(c_0 * x_0 + s_0 * eps, c_0 * eps - s_0 * x_0, ab), eps)
 

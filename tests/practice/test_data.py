@@ -12,7 +12,7 @@ from torchvision import datasets
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import data
-from guided_diffusion_edu.data import data_card, pad
+from guided_diffusion_edu.data import data_card, pad, within_class_std
 
 
 def write_idx(path, array):
@@ -80,7 +80,7 @@ def test_digits_are_split_once():
 
 def test_spread_within_by_hand():
     x, y = torch.tensor([[0.0], [2.0], [5.0], [5.0]]), torch.tensor([0, 0, 1, 1])
-    assert gde.spread_within(x, y) == pytest.approx(0.5**0.5)
+    assert within_class_std(x, y) == pytest.approx(0.5**0.5)
 
 
 def test_fashion_mnist_is_read_in_place(tmp_path, monkeypatch):

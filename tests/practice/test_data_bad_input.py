@@ -11,7 +11,14 @@ import torch
 import guided_diffusion_edu as gde
 from bad_input import DATA, PIXELS, Y, cases, file_is_refused, is_refused, written
 from guided_diffusion_edu import data
-from guided_diffusion_edu.data import centre_crop, class_examples, data_card, pad
+from guided_diffusion_edu.data import (
+    centre_crop,
+    class_examples,
+    data_card,
+    digits_evaluation_classifier,
+    pad,
+    within_class_std,
+)
 
 
 def png(path, width, height):
@@ -41,7 +48,7 @@ def picture():
 
 
 def judge():
-    return gde.digits_judge()
+    return digits_evaluation_classifier()
 
 
 TABLE = [  # (what, said, call)
@@ -98,19 +105,19 @@ TABLE = [  # (what, said, call)
         lambda: class_examples(DATA, 0),
     ),
     (
-        "digits_judge of another size",
+        "digits_evaluation_classifier of another size",
         r"x must have shape \(B, 1, 8, 8\)",
         lambda: judge()(torch.zeros(2, 1, 9, 9)),
     ),
     (
-        "spread_within of nothing",
+        "within_class_std of nothing",
         r"x must hold at least 1 example",
-        lambda: gde.spread_within(PIXELS[:0], Y[:0]),
+        lambda: within_class_std(PIXELS[:0], Y[:0]),
     ),
     (
-        "spread_within with classes for others",
+        "within_class_std with classes for others",
         r"y must have shape \(2,\)",
-        lambda: gde.spread_within(PIXELS, Y[:1]),
+        lambda: within_class_std(PIXELS, Y[:1]),
     ),
 ]
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import pretrained
+from guided_diffusion_edu.data import digits_evaluation_classifier, within_class_std
 from guided_diffusion_edu.training import (
     write_half,
 )
@@ -41,8 +42,8 @@ def test_shipped_digits_are_named_right_and_varied(digits):
         generator=torch.Generator().manual_seed(123),
     ).clamp(-1, 1)
     real = gde.load_data("digits")
-    assert (gde.digits_judge()(x) == y).double().mean() >= 0.97
-    assert gde.spread_within(x, y) >= 0.5 * gde.spread_within(
+    assert (digits_evaluation_classifier()(x) == y).double().mean() >= 0.97
+    assert within_class_std(x, y) >= 0.5 * within_class_std(
         gde.from_pixels(real.pixels), real.labels
     )
 

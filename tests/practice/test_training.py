@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import math
 import sys
 from dataclasses import fields, replace
@@ -13,15 +14,19 @@ from PIL import Image
 
 import guided_diffusion_edu as gde
 import training_in_processes as processes
-from guided_diffusion_edu import cli, training
+from guided_diffusion_edu import training
+from guided_diffusion_edu.checkpoints import read_tensors
+from guided_diffusion_edu.losses import eps_from_v, eps_model, target_weight
 from guided_diffusion_edu.training import (
+    LoopNetwork,
     State,
+    diffusion_loss,
     draw_batch,
     fit,
     learning_rate,
     quick_precision,
-    read_tensors,
     training_cost,
+    velocity_loss,
 )
 from guided_diffusion_edu.unet import Stage
 from training_runs import RECIPE, SMALL, plain, run, tensors
@@ -173,7 +178,7 @@ def test_a_gpu_learns_the_same_to_a_stated_tolerance(tmp_path, monkeypatch, fiel
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     model, _, found = run(tmp_path / "a", recipe=replace(RECIPE, **fields))
     assert next(model.parameters()).is_cuda
-    monkeypatch.setattr(training, "_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model, _, losses = run(tmp_path / "b")
     assert not next(model.parameters()).is_cuda and found == pytest.approx(losses, rel=tolerance)
 
@@ -193,6 +198,7 @@ def test_learned_variance_is_trained_by_the_hybrid_loss(tmp_path):
         ("accumulate", 0),
         ("ema_decay", 1.0),
         ("precision", "float8"),
+        ("predicts", "x_0"),
         ("timesteps", "late"),
         ("clip", 0.0),
     ],
@@ -223,6 +229,8 @@ def test_flips_mirror_half_and_nothing_else():
 )
 def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wanted):
     "Also in the plans of `gde train`, unless the command line says otherwise."
+    from guided_diffusion_edu import cli
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(
         torch.cuda,
@@ -254,9 +262,9 @@ def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wante
 
 
 def test_history_by_quarter_by_hand():
-    state = State(processes.Tiny(), gde.Recipe(timesteps="uniform"), 8)
+    state = State(processes.Tiny(), gde.linear_schedule(8), gde.Recipe())
     state.note(
-        torch.tensor([0, 1, 7]), torch.tensor([1.0, 3.0, 5.0]), torch.tensor([1.0, 1.0, 2.0]), 8
+        torch.tensor([0, 1, 7]), torch.tensor([1.0, 3.0, 5.0]), torch.tensor([1.0, 1.0, 2.0])
     )
     row = state.history[0].tolist()
     assert (
@@ -313,9 +321,8 @@ def test_watching(tmp_path, monkeypatch):
         processes.SCHEDULE,
         recipe,
         tmp_path / "checkpoint",
-        {},
-        False,
-        watch,
+        progress=False,
+        watch=watch,
     )
     assert sorted(p.name for p in tmp_path.glob("*.png")) == [
         "samples-000002.png",
@@ -342,16 +349,15 @@ def test_a_terminal_is_shown_the_loss_and_the_speed(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stderr", screen)
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        _, losses = fit(
+        _, history = fit(
             processes.Tiny(),
             processes.plain,
             processes.DIGITS,
             processes.SCHEDULE,
             gde.Recipe(steps=3, batch=8),
             folder / "checkpoint",
-            {},
         )
-        return screen.getvalue(), losses
+        return screen.getvalue(), history[:, 0].tolist()
 
     shown, losses = said(Terminal())
     assert "3/3" in shown and f"loss {losses[-1]:.3f}" in shown and "images/s" in shown
@@ -363,17 +369,17 @@ def test_tensorboard_reads_the_losses(tmp_path):
 
     watch = training.watch_tensorboard(tmp_path / "board")
     recipe = gde.Recipe(steps=5, batch=8, save_every=2)
-    _, losses = fit(
+    _, history = fit(
         processes.Tiny(),
         processes.plain,
         processes.DIGITS,
         processes.SCHEDULE,
         recipe,
         tmp_path / "checkpoint",
-        {},
-        False,
-        [watch],
+        progress=False,
+        watch=[watch],
     )
+    losses = history[:, 0].tolist()
     board = EventAccumulator(str(tmp_path / "board"))
     board.Reload()
     assert [(event.step, event.value) for event in board.Scalars("loss/all")] == [
@@ -498,3 +504,89 @@ def test_the_schedule_of_a_recipe_is_trained_and_loaded(tmp_path):
         ValueError, match="schedule must be one of \\['linear', 'cosine'\\], got 'steep'"
     ):
         gde.Recipe(schedule="steep")
+
+
+def test_the_rows_of_a_balanced_batch(tmp_path):
+    "Each class is drawn as often, whatever its size, and within it each row; without, each row."
+    labels = torch.tensor([0] * 10 + [2] * 90)  # and none of class 1
+    data = gde.Images(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1), labels, tuple("abc"))
+    recipe, s = gde.Recipe(batch=20_000, balance=True), gde.linear_schedule(4)
+    x_0, y, *_ = draw_batch(data, s, recipe, 3)
+    assert abs((y == 0).double().mean() - 0.5) < 0.02
+    rows = ((x_0.flatten() + 1) * 127.5).round().long()
+    assert torch.equal(labels[rows], y)
+    counts = rows.bincount(minlength=100).double()
+    assert 700 < counts[:10].min() and counts[:10].max() < 1300 and counts[10:].max() < 180
+    assert torch.equal(draw_batch(data, s, recipe, 3)[1], y)
+    assert not torch.equal(draw_batch(data, s, recipe, 4)[1], y)
+    assert (
+        abs((draw_batch(data, s, replace(recipe, balance=False), 3)[1] == 0).double().mean() - 0.1)
+        < 0.01
+    )
+
+
+def test_the_loss_of_v_is_that_of_eps_weighted():
+    network, s = shaken(replace(SMALL, num_classes=3)).double(), gde.linear_schedule()
+    x_0, eps = (torch.randn(5, 1, 8, 8, dtype=torch.float64) for _ in range(2))
+    t, y = torch.tensor([1, 20, 300, 700, 999]), torch.tensor([0, 1, 2, 0, 1])
+    config, recipe = network.config, gde.Recipe(predicts="v")
+    of_v = diffusion_loss(config, recipe)(network, s, x_0, y, t, eps)
+    weight, model = target_weight(s, eps_from_v), eps_model(network, s, eps_from_v)
+    assert torch.allclose(of_v, gde.simple_loss(model, s, x_0, t, eps, y, weight=weight))
+    assert torch.equal(of_v, velocity_loss(network, s, x_0, t, eps, y))
+    a = s.alpha_bars[t].view(-1, 1, 1, 1)
+    v = a.sqrt() * eps - (1 - a).sqrt() * x_0
+    said = network(a.sqrt() * x_0 + (1 - a).sqrt() * eps, t, y)
+    assert torch.allclose(of_v, (v - said).square().flatten(1).mean(1))
+
+
+def test_a_network_of_v_learns_neither_eps_nor_a_variance():
+    with pytest.raises(
+        ValueError, match="predicts must be 'eps' where the variance is learned, got 'v'"
+    ):
+        diffusion_loss(replace(SMALL, learned_variance=True), gde.Recipe(predicts="v"))
+    network = shaken(replace(SMALL, learned_variance=True))
+    x_0, t = torch.zeros(2, 1, 8, 8), torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="output must have the shape"):
+        velocity_loss(network, gde.linear_schedule(), x_0, t, x_0)
+
+
+def test_a_network_of_v_comes_back_as_a_model_of_eps(tmp_path):
+    "Trained, written, loaded: the record says v, and what is loaded is eps; so is what is watched."
+    data, recipe, s = gde.load_data("digits"), replace(RECIPE, predicts="v"), gde.linear_schedule()
+    watch = [training.watch_samples(tmp_path, s, (2, 1, 8, 8), steps=2, predicts="v")]
+    trained = gde.train_diffusion(SMALL, data, tmp_path, recipe, progress=False, watch=watch)
+    record = json.loads((tmp_path / "diffusion.json").read_text())
+    assert record["recipe"]["predicts"] == "v"
+    network = gde.UNet(SMALL).eval()
+    network.load_state_dict(read_tensors(tmp_path / "diffusion.safetensors")[0])
+    x_t, t = torch.randn(3, 1, 8, 8), torch.tensor([1, 500, 999])
+    a = s.alpha_bars[t].view(-1, 1, 1, 1).float()
+    with torch.no_grad():
+        eps = eps_from_v(x_t, network(x_t, t), a)
+        assert torch.allclose(gde.load_pretrained(str(tmp_path)).model(x_t, t), eps, atol=1e-6)
+        assert torch.allclose(trained(x_t, t), eps, atol=1e-6)
+    (tmp_path / "other").mkdir()
+    training.watch_samples(tmp_path / "other", s, (2, 1, 8, 8), steps=2)(network, range(4))
+    seen = [Image.open(folder / "samples-000004.png") for folder in (tmp_path, tmp_path / "other")]
+    assert seen[0].tobytes() != seen[1].tobytes()  # without the word, its v is taken for eps
+    del record["recipe"]["predicts"]  # as records were before there was a choice
+    (tmp_path / "diffusion.json").write_text(json.dumps(record))
+    with torch.no_grad():
+        assert torch.equal(gde.load_pretrained(str(tmp_path)).model(x_t, t), network(x_t, t))
+
+
+def test_a_run_of_v_is_not_one_of_eps(tmp_path):
+    data = gde.load_data("digits")
+    gde.train_diffusion(SMALL, data, tmp_path, RECIPE, progress=False)
+    for changed, said in (
+        (dict(predicts="v"), "predicts was 'eps', now 'v'"),
+        (dict(balance=True), "balance was False, now True"),
+    ):
+        with pytest.raises(ValueError, match=f"recipe.{said}"):
+            gde.train_diffusion(SMALL, data, tmp_path, replace(RECIPE, **changed), progress=False)
+
+
+def test_the_network_of_the_loop_keeps_its_config():
+    network = LoopNetwork(gde.UNet(SMALL), gde.Recipe(precision="bfloat16"))
+    assert network.config is SMALL and LoopNetwork(processes.Tiny(), gde.Recipe()).config is None

@@ -11,7 +11,7 @@ from guided_diffusion_edu.training import watch_samples
 TABLE = [  # (what, said, call)
     (
         "Recipe of no steps",
-        "steps must be a whole number above 0, got 0",
+        "steps must be a whole number of at least 1, got 0",
         lambda: gde.Recipe(steps=0),
     ),
     ("Recipe of half a step", "steps must be .* got 1.5", lambda: gde.Recipe(steps=1.5)),

@@ -14,19 +14,6 @@ def test_eq_ema():
     assert same(value, a**3 * theta[0] + (1 - a) * sum(a ** (3 - i) * theta[i] for i in (1, 2, 3)))
 
 
-def test_eq_shares():
-    theta, losses = (
-        sp.symbols("theta"),
-        [sp.Function(f"loss_{i}")(sp.symbols("theta")) for i in range(6)],
-    )
-    B, K = 6, 3
-    whole = sp.diff(sum(losses) / B, theta)
-    parts = [sp.diff(Rational(K, B) * sum(losses[k::K]), theta) for k in range(K)]
-    assert same(whole, sum(parts) / K)
-    unequal = (sp.diff(losses[0], theta) + sp.diff(sum(losses[1:]) / 5, theta)) / 2
-    assert not same(whole, unequal)
-
-
 def test_eq_clip():
     p, q = sp.symbols("p q", real=True)
     length = sqrt(p**2 + q**2)

@@ -47,7 +47,8 @@ def points(n, seed, spread=1.0):
 def test_schedule(maths, steps):
     found, wanted = (
         maths(
-            "n => { const s = gde.respace(gde.linearSchedule(), n); return [Array.from(s.alphaBars), s.timesteps]; }",
+            """n => { const s = gde.respace(gde.linearSchedule(), n);
+            return [Array.from(s.alphaBars), s.timesteps]; }""",
             steps,
         ),
         gde.respace(SCHEDULE, steps),
@@ -66,7 +67,8 @@ def test_scores(maths, name, alpha_bar):
     for y in (0, 1):
         found = maths(
             """([name, alphaBar, x, y]) => Object.fromEntries(Object.entries(
-            gde.exact(gde[name](), alphaBar, Float64Array.from(x), y)).map(([k, v]) => [k, Array.from(v)]))""",
+            gde.exact(gde[name](), alphaBar, Float64Array.from(x), y))
+            .map(([k, v]) => [k, Array.from(v)]))""",
             [name, alpha_bar, x.flatten().tolist(), y],
         )
         label = torch.full((300,), y)
@@ -87,7 +89,9 @@ def test_target(maths, name):
     in the right class.
     """
     found = maths(
-        """([name, y, s]) => { const {target, right} = gde.tiltedTarget(gde.classDensities(gde[name](), 240, 2), y, s); return [Array.from(target), right]; }""",
+        """([name, y, s]) => {
+        const {target, right} = gde.tiltedTarget(gde.classDensities(gde[name](), 240, 2), y, s);
+        return [Array.from(target), right]; }""",
         [name, 1, 2.5],
     )
     side = (torch.arange(240, dtype=torch.float64) + 0.5) * 4 / 240 - 2
@@ -135,11 +139,13 @@ def test_samplers(maths, name, scale):
         gde.samplers.noise_like = original
     found = maths(
         """([sampler, scale, eta, noises]) => {
-        const steps = gde.respace(gde.linearSchedule(), 10), predict = gde.exactPrediction(gde.fourCorners(), steps, 0, scale);
+        const steps = gde.respace(gde.linearSchedule(), 10);
+        const predict = gde.exactPrediction(gde.fourCorners(), steps, 0, scale);
         let x = Float64Array.from(noises[0]);
         for (let i = 9; i >= 0; i--) {
             let next = 0;
-            x = gde.answer(gde.samplers[sampler](x, i, {steps, eta, normal: () => noises[10 - i][next++]}), predict).x;
+            const normal = () => noises[10 - i][next++];
+            x = gde.answer(gde.samplers[sampler](x, i, {steps, eta, normal}), predict).x;
         }
         return Array.from(x);
     }""",
@@ -156,8 +162,10 @@ def test_total_variation_and_its_floor(maths):
     x[:5] += 10  # off the grid
     ours, floor, cells = maths(
         """x => {
-        const cells = gde.coarser(gde.tiltedTarget(gde.classDensities(gde.fourCorners(), 480, 2), 0, 1).target, 24);
-        return [gde.totalVariation(Float64Array.from(x), cells, 2), gde.noiseFloor(cells, 4000, gde.random(7), 40), Array.from(cells)]; }""",
+        const densities = gde.classDensities(gde.fourCorners(), 480, 2);
+        const cells = gde.coarser(gde.tiltedTarget(densities, 0, 1).target, 24);
+        return [gde.totalVariation(Float64Array.from(x), cells, 2),
+                gde.noiseFloor(cells, 4000, gde.random(7), 40), Array.from(cells)]; }""",
         x.flatten().tolist(),
     )
     share = np.histogram2d(x[:, 1], x[:, 0], bins=24, range=[[-2, 2], [-2, 2]])[0].flatten() / 4000
@@ -186,7 +194,8 @@ def ended(page, **choices):
         for (const [part, value] of Object.entries(choices)) gde.world.change(part, value);
         gde.world.play();
         const {walk, exact} = gde.world;
-        return {error: walk.errors.at(-1), right: walk.right, floor: exact.floor, exact: exact.right, left: walk.i + 1}; }""",
+        return {error: walk.errors.at(-1), right: walk.right, floor: exact.floor,
+                exact: exact.right, left: walk.i + 1}; }""",
         choices,
     )
 
@@ -255,7 +264,8 @@ STATES = [
 def test_taylor(maths, state):
     "Derivatives by autograd, Gaussians and law by the package, distances by SciPy's quadrature."
     found = maths(
-        "state => [gde.derivatives(state), gde.steps(state), gde.distances(state), gde.errorLaw(state)]",
+        """state => [gde.derivatives(state), gde.steps(state), gde.distances(state),
+                     gde.errorLaw(state)]""",
         state,
     )
     mu, sigma, k, s = (state[name] for name in ("mu", "sigma", "k", "s"))
@@ -380,7 +390,8 @@ def test_digits_are_drawn_by_keyboard(reader):
     page.get_by_role("button", name="Draw").wait_for()
     page.keyboard.press("Enter")  # it has the focus
     page.wait_for_function(
-        'gde.digits.walk.i < 0 && !document.querySelector(".gde-first").textContent.includes("Pause")'
+        "gde.digits.walk.i < 0 && "
+        '!document.querySelector(".gde-first").textContent.includes("Pause")'
     )
     assert page.evaluate("Math.min(...gde.digits.walk.seen.at(-1).opinion)") > 0.9
     drawn = page.evaluate('document.querySelectorAll(".gde-grid canvas")[3].toDataURL()')
@@ -426,7 +437,8 @@ def test_the_exact_world_by_keyboard(reader):
     page.keyboard.press("Enter")
     assert page.evaluate("gde.world.walk.i") == -1
     page.wait_for_function(
-        'document.querySelector("[aria-live]").textContent.startsWith("25 of 25 steps. Total variation 0.")'
+        'document.querySelector("[aria-live]").textContent'
+        '.startsWith("25 of 25 steps. Total variation 0.")'
     )
     assert "DDPM at mean, 25 steps, s = 1.25" in page.inner_text(".gde-play table")
 
