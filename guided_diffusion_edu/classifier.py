@@ -4,15 +4,23 @@
 __all__ = ['ClassifierConfig', 'AttentionPool', 'Classifier', 'classifier_loss']
 
 # %% ../nbs/networks/noisy_classifier.ipynb #c04
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._validation import require_classes, require_indices, require_shape
+from guided_diffusion_edu._validation import (
+    require,
+    require_classes,
+    require_indices,
+    require_shape,
+    require_whole,
+)
 from .layers import Norm, attend
-from .unet import Encoder, TimeEmbedding, check_pictures, check_plan, head_width
+from .schedules import Schedule
+from .unet import Encoder, TimeEmbedding, check_config, check_images, head_width
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,9 @@ class ClassifierConfig:
     image_size: int = 64
     in_channels: int = 3
     channels: int = 128
-    channel_mult: tuple = (1, 2, 3, 4)
+    channel_mult: tuple[float, ...] = (1, 2, 3, 4)
     res_blocks: int = 4
-    attention_resolutions: tuple = (32, 16, 8)
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)
     head_channels: int = 64
     dropout: float = 0.0
     groups: int = 32
@@ -36,69 +44,77 @@ class ClassifierConfig:
     heads: int | None = None
     conditioning: str = "adagn"
     resampling: str = "block"
+    space_to_depth: int = 1
 
-    def __post_init__(self):
-        check_plan(self)
-        if self.num_classes is None:
-            raise ValueError("num_classes must be a whole number, got None")
+    def __post_init__(self) -> None:
+        require_whole(num_classes=self.num_classes)
+        check_config(self)
 
 # %% ../nbs/networks/noisy_classifier.ipynb #c06
 class AttentionPool(nn.Module):
-    """Features (B, channels, size, size) -> (B, out_channels), gathered by attention from their
-    mean.
+    """Gather features by attention from their mean: (B, channels, size, size) to (B, out_channels).
 
-    Eq. `eq-attention-pool`; Dhariwal and Nichol 2021, Section 4 ("attention pool").
+    Each head has `head_channels` channels.
+
+    Equation: `eq-attention-pool`; Dhariwal and Nichol 2021, Section 4 ("attention pool").
     """
 
-    def __init__(self, channels, size, head_channels, out_channels):
+    def __init__(self, channels: int, size: int, head_channels: int, out_channels: int) -> None:
         super().__init__()
         self.heads = channels // head_channels
         self.position = nn.Parameter(torch.randn(channels, size * size + 1) / channels**0.5)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.last = nn.Conv1d(channels, out_channels, 1)
 
-    def forward(self, h):
+    def forward(self, h: Tensor) -> Tensor:
         tokens = h.flatten(2)  # (B, C, N)
         tokens = torch.cat([tokens.mean(-1, keepdim=True), tokens], dim=-1) + self.position
         return self.last(attend(self.qkv(tokens), self.heads)[:, :, :1])[:, :, 0]
 
 # %% ../nbs/networks/noisy_classifier.ipynb #c10
 class Classifier(nn.Module):
-    """ADM's noisy classifier: `classifier(x_t, t)` -> logits (B, classes).
+    """The noisy classifier of ADM: `classifier(x_t, t)` gives logits (B, num_classes).
 
-    `x_t` (B, C, image_size, image_size), `t` (B,). ValueError names what does not fit.
+    `x_t` (B, C, image_size, image_size), `t` (B,). ValueError names what does not fit `config`.
     Dhariwal and Nichol 2021, Section 4.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
         self.time = TimeEmbedding(config.channels)
         self.encoder = Encoder(config, config.in_channels)
-        channels = self.encoder.channels
+        channels, size = self.encoder.channels, self.encoder.size
         self.norm = Norm(channels, config.groups)
-        self.pool = AttentionPool(
-            channels, self.encoder.size, head_width(config, channels), config.num_classes
-        )
+        per_head = head_width(config, channels)
+        self.pool = AttentionPool(channels, size, per_head, config.num_classes)
 
-    def forward(self, x_t, t):
-        check_pictures(self.config, x_t, t)
-        if x_t.shape[2:] != (self.config.image_size,) * 2:
-            raise ValueError(
-                f"x_t must be pictures of {self.config.image_size} x "
-                f"{self.config.image_size}, got {tuple(x_t.shape)}"
-            )
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        check_images(self.config, x_t, t)
+        size = self.config.image_size
+        fits = x_t.shape[2:] == (size, size)
+        require(fits, "x_t", f"be images of {size} x {size}", tuple(x_t.shape))
         h, _ = self.encoder(x_t, self.time(t))
         return self.pool(F.silu(self.norm(h.to(self.norm.weight.dtype))))
 
+# %% ../nbs/networks/noisy_classifier.ipynb #c10a
+def classifier_loss(
+    classifier: Callable[[Tensor, Tensor], Tensor],
+    schedule: Schedule,
+    x_0: Tensor,
+    y: Tensor,
+    t: Tensor,
+    eps: Tensor,
+) -> Tensor:
+    """Cross-entropy of the classes given the noised images, one per example: (B,).
 
-def classifier_loss(classifier, schedule, x_0, y, t, eps):
-    """Cross-entropy of the class `y` (B,) given x_t, one for each example: (B,).
+    `x_0` and its noise `eps` (B, C, H, W), classes `y` (B,), steps `t` (B,) of `schedule`.
+    `classifier(x_t, t)` gives logits (B, num_classes). ValueError names what does not fit.
 
-    Eq. `eq-noisy-cross-entropy`; Dhariwal and Nichol 2021, Section 4.
+    Equation: `eq-noisy-cross-entropy`; Dhariwal and Nichol 2021, Section 4.
     """
-    require_indices(y)
     require_shape("y", y, len(x_0))
+    y = require_indices(y)
     logits = classifier(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t])
     if y.is_cpu:
         require_classes(y, logits.shape[1])

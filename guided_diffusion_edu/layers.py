@@ -6,17 +6,20 @@ __all__ = ['timestep_embedding', 'Norm', 'AddedNorm', 'AdaGN', 'keep', 'halve', 
 
 # %% ../nbs/networks/adagn.ipynb #c04
 import torch
+from torch import Tensor
 
-from ._validation import require_shape
+from ._validation import require, require_shape
 
 
-def timestep_embedding(t, dim):
-    """Waves of timesteps `t` (B,): (B, dim), cosines first, `dim` even.
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Encode timesteps as waves, cosines first.
 
-    Eq. `eq-timestep-embedding`; Vaswani et al. 2017, Section 3.5.
+    `t` (B,) holds timesteps; `dim`, even, is the number of waves. Returns (B, dim), float32.
+    ValueError if `dim` is odd or below 2.
+
+    Equation: `eq-timestep-embedding`; Vaswani et al. 2017, Section 3.5.
     """
-    if dim % 2 or dim < 2:
-        raise ValueError(f"dim must be even and above 0, got {dim}")
+    require(dim % 2 == 0 and dim > 0, "dim", "be even and above 0", dim)
     require_shape("t", t, "B")
     steps = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
     frequencies = 10000 ** (-steps / (dim // 2))
@@ -24,108 +27,115 @@ def timestep_embedding(t, dim):
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 # %% ../nbs/networks/adagn.ipynb #c10
-import torch
 from torch import nn
 from torch.nn import functional as F
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation of `h` (B, channels, ...), computed in the precision of its own
-    weights, given back in that of `h`. ValueError if `groups` does not divide `channels`.
+    """Group normalisation, computed in the precision of its own weights.
 
-    Eq. `eq-group-norm`; Wu and He 2018, Section 3.1.
+    Takes `h` (B, channels, ...) and returns the same shape and dtype. ValueError if `groups`
+    does not divide `channels`, or if `h` has other channels.
+
+    Equation: `eq-group-norm`; Wu and He 2018, Section 3.1.
     """
 
-    def __init__(self, channels, groups=32):
-        if channels % groups:
-            raise ValueError(f"channels must be a multiple of groups = {groups}, got {channels}")
+    def __init__(self, channels: int, groups: int = 32) -> None:
+        fits = channels % groups == 0
+        require(fits, "channels", f"be a multiple of groups = {groups}", channels)
         super().__init__(groups, channels)
 
-    def forward(self, h):
-        if h.shape[1] != self.num_channels:
-            raise ValueError(
-                f"h must have shape (B, {self.num_channels}, ...), got {tuple(h.shape)}"
-            )
+    def forward(self, h: Tensor) -> Tensor:
+        fits = h.shape[1] == self.num_channels
+        require(fits, "h", f"have shape (B, {self.num_channels}, ...)", tuple(h.shape))
         return super().forward(h.to(self.weight.dtype)).to(h.dtype)
 
 # %% ../nbs/networks/adagn.ipynb #c14
 class AddedNorm(nn.Module):
-    """What AdaGN replaced: a projection of the embedding (B, emb_channels) is added to `h` (B,
-    channels, H, W), then the sum is normalised.
+    """Group normalisation of `h` plus a projection of the embedding: what AdaGN replaced.
 
-    Eq. `eq-added-norm`; Dhariwal and Nichol 2021, Table 3.
+    Takes `h` (B, channels, H, W) and `emb` (B, emb_channels); returns the shape of `h`.
+    ValueError if `groups` does not divide `channels`, or if `h` or `emb` has another size.
+
+    Equation: `eq-added-norm`; Dhariwal and Nichol 2021, Table 3.
     """
 
-    def __init__(self, channels, emb_channels, groups=32):
+    def __init__(self, channels: int, emb_channels: int, groups: int = 32) -> None:
         super().__init__()
         self.norm = Norm(channels, groups)
         self.project = nn.Linear(emb_channels, channels)
 
-    def forward(self, h, emb):
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         require_shape("emb", emb, len(h), self.project.in_features)
         e = self.project(F.silu(emb))[:, :, None, None]  # (B, C, 1, 1)
         return self.norm(h + e.to(h.dtype))
 
 # %% ../nbs/networks/adagn.ipynb #c18
 class AdaGN(nn.Module):
-    """Adaptive group normalisation of `h` (B, channels, H, W) by an embedding (B,
-    emb_channels).
+    """Adaptive group normalisation: the embedding sets the gain and the shift.
 
-    Eq. `eq-adagn`; Dhariwal and Nichol 2021, Section 3.1.
+    Takes `h` (B, channels, H, W) and `emb` (B, emb_channels); returns the shape of `h`.
+    ValueError if `groups` does not divide `channels`, or if `h` or `emb` has another size.
+
+    Equation: `eq-adagn`; Dhariwal and Nichol 2021, Section 3.1.
     """
 
-    def __init__(self, channels, emb_channels, groups=32):
+    def __init__(self, channels: int, emb_channels: int, groups: int = 32) -> None:
         super().__init__()
         self.norm = Norm(channels, groups)
         self.project = nn.Linear(emb_channels, 2 * channels)
 
-    def forward(self, h, emb):
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         require_shape("emb", emb, len(h), self.project.in_features)
         y = self.project(F.silu(emb))[:, :, None, None].to(h.dtype)
         scale, shift = y.chunk(2, dim=1)  # each (B, C, 1, 1)
         return self.norm(h) * (1 + scale) + shift
 
 # %% ../nbs/networks/adagn.ipynb #c26
-def keep(h):
+def keep(h: Tensor) -> Tensor:
     "`h` as it is."
     return h
 
 
-def halve(h):
-    "Average of 2 x 2 pixels."
+def halve(h: Tensor) -> Tensor:
+    "The average of each 2 x 2 pixels: (B, C, H, W) to (B, C, H/2, W/2)."
     return F.avg_pool2d(h, 2)
 
 
-def double(h):
-    "Each pixel four times."
+def double(h: Tensor) -> Tensor:
+    "Each pixel four times: (B, C, H, W) to (B, C, 2H, 2W)."
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 
-def zero_init(module):
-    "`module` with all parameters 0."
+def zero_init(module: nn.Module) -> nn.Module:
+    "Set all parameters of `module` to 0, in place. Returns the module."
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
 
 # %% ../nbs/networks/adagn.ipynb #c28
+from collections.abc import Callable
+
+
 class ResBlock(nn.Module):
-    """ADM's residual block, (B, channels, H, W) -> (B, out_channels, H', W').
+    """The residual block of ADM, (B, channels, H, W) to (B, out_channels, H', W').
 
-    `resample` is `keep`, `halve` or `double`; `adapt` is `AdaGN` or `AddedNorm`.
+    `resample` is `keep`, `halve` or `double`; `adapt` is `AdaGN` or `AddedNorm`; `out_channels`
+    is `channels` unless given. ValueError if `groups` does not divide the channels.
 
-    Eq. `eq-res-block`; Dhariwal and Nichol 2021, Section 3.
+    Equation: `eq-res-block`; Dhariwal and Nichol 2021, Section 3.
     """
 
     def __init__(
         self,
-        channels,
-        emb_channels,
-        out_channels=None,
-        resample=keep,
-        dropout=0.0,
-        groups=32,
-        adapt=AdaGN,
-    ):
+        channels: int,
+        emb_channels: int,
+        out_channels: int | None = None,
+        resample: Callable[[Tensor], Tensor] = keep,
+        dropout: float = 0.0,
+        groups: int = 32,
+        adapt: type[nn.Module] = AdaGN,
+    ) -> None:
         super().__init__()
         out_channels = out_channels or channels
         self.resample = resample
@@ -137,70 +147,85 @@ class ResBlock(nn.Module):
         same = out_channels == channels
         self.skip = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, x, emb):
-        h = self.conv(self.resample(F.silu(self.norm(x))))
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv(self.resample(F.silu(self.norm(x))))  # (B, out_channels, H', W')
         h = self.last(self.dropout(F.silu(self.adagn(h, emb))))
         return self.skip(self.resample(x)) + h
 
 # %% ../nbs/networks/adagn.ipynb #c34
 class PlainResampling(nn.Module):
-    "`resample` (`halve` or `double`) and nothing else."
+    """`resample` (`halve` or `double`) and nothing else.
 
-    def __init__(self, channels, resample):
+    Takes `h` (B, channels, H, W) and an embedding, which it ignores.
+    """
+
+    def __init__(self, channels: int, resample: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.resample = resample
 
-    def forward(self, h, emb):
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.resample(h)
 
 
 class ConvResampling(nn.Module):
-    """A learned change of resolution: a convolution in steps of 2, or `double` and a
-    convolution."""
+    """A learned change of resolution, in the place of `resample` (`halve` or `double`).
 
-    def __init__(self, channels, resample):
+    To halve, a convolution of stride 2; to double, `double` and a convolution. Takes `h` (B,
+    channels, H, W) and an embedding, which it ignores.
+    """
+
+    def __init__(self, channels: int, resample: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        stride = {halve: 2, double: 1}[resample]
+        stride = 2 if resample is halve else 1
         self.resample = keep if resample is halve else double
         self.conv = nn.Conv2d(channels, channels, 3, stride, padding=1)
 
-    def forward(self, h, emb):
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.conv(self.resample(h))
 
 # %% ../nbs/networks/adagn.ipynb #c38
 class AttentionBlock(nn.Module):
-    """Self-attention between all pixels of (B, channels, H, W), with `head_channels` a head,
-    added to its input. ValueError if `head_channels` does not divide `channels`.
+    """Self-attention between all pixels, added to the input.
 
-    Eq. `eq-attention`; Vaswani et al. 2017, Eq. 1.
+    Takes (B, channels, H, W) and returns the same shape; each head has `head_channels` channels.
+    ValueError if `head_channels` or `groups` does not divide `channels`.
+
+    Equation: `eq-attention`; Vaswani et al. 2017, Eq. 1.
     """
 
-    def __init__(self, channels, head_channels=64, groups=32):
+    def __init__(self, channels: int, head_channels: int = 64, groups: int = 32) -> None:
         super().__init__()
-        if channels % head_channels:
-            raise ValueError(
-                f"channels must be a multiple of head_channels = {head_channels}, got {channels}"
-            )
+        fits, wanted = channels % head_channels == 0, f"head_channels = {head_channels}"
+        require(fits, "channels", f"be a multiple of {wanted}", channels)
         self.heads = channels // head_channels
         self.norm = Norm(channels, groups)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.last = zero_init(nn.Conv1d(channels, channels, 1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         h = attend(self.qkv(self.norm(x).flatten(2)), self.heads)  # (B, C, H*W)
         return x + self.last(h).view_as(x)
 
 
-def attend(qkv, heads):
-    """Attention over tokens: `qkv` (B, 3C, N), queries first, then keys, then values, heads
-    side by side in each: (B, C, N). Eq. `eq-attention`; Vaswani et al. 2017, Eq. 1."""
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Multi-head attention between tokens.
+
+    `qkv` (B, 3C, N): the queries of all heads, then the keys, then the values. Returns (B, C, N).
+
+    Equation: `eq-attention`; Vaswani et al. 2017, Eq. 1.
+    """
     tokens = qkv.mT.contiguous()  # (B, N, 3C): fused kernels want a token's numbers side by side
-    # q, k, v: each (B, heads, N, C/heads)
-    q, k, v = tokens.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)
+    # queries, keys, values: each (B, heads, N, C/heads)
+    queries, keys, values = tokens.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(queries, keys, values).mT.flatten(1, 2)
 
 # %% ../nbs/networks/adagn.ipynb #c42
-def queries_first(rows, heads):
-    """`rows` (heads * 3 * d, ...) of a projection that has the heads first, in the order that
-    `attend` wants: all queries, all keys, all values. Eq. `eq-head-order`."""
+def queries_first(rows: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of a projection from "heads first" to the order of `attend`.
+
+    `rows` (heads * 3 * d, ...) hold query, key and value of the first head, then of the second,
+    and so on. Returns the same rows: all queries, all keys, all values.
+
+    Equation: `eq-head-order`.
+    """
     return rows.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
