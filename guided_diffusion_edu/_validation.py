@@ -128,7 +128,7 @@ def require_indices(y: Tensor, name: str = "y") -> Tensor:
 def require_classes(y: Tensor, num_classes: int) -> None:
     "The class indices `y` must lie below `num_classes`. On a GPU this waits for the numbers."
     if len(y):
-        low, high = y.min(), y.max()
+        low, high = y.long().min(), y.long().max()  # as uint8, 1000 would be 232
         fits = low >= 0 and high < num_classes
         require(fits, "y", f"hold classes in [0, {num_classes})", f"{low} to {high}")
 
@@ -147,10 +147,11 @@ def require_steps(t: Tensor, batch: int, T: int) -> Tensor:
     fits = isinstance(t, Tensor) and t.shape == (batch,)
     require(fits, "t", f"have shape ({batch},), one step per example", describe(t))
     require(is_whole(t), "t", "hold whole numbers", t.dtype)
+    t = t.long()
     if t.is_cpu and batch:
         low, high = t.min(), t.max()
         require(low >= 0 and high < T, "t", f"hold steps in [0, {T})", f"{low} to {high}")
-    return t.long()
+    return t
 
 # %% ../nbs/depth/validation.ipynb #c10c
 def for_examples(scale: Tensor | float, x: Tensor) -> Tensor | float:

@@ -41,7 +41,9 @@ def test_indices_of_any_integer_dtype_become_long(dtype):
     y = torch.tensor([0, 2], dtype=dtype)
     for indices in (require_indices(y), require_steps(y, 2, 3)):
         assert indices.dtype == torch.long and indices.tolist() == [0, 2]
-    require_classes(y, 3)
+    for size in (3, 100, 1000):  # a bound that the dtype does not reach
+        require_classes(y, size)
+        require_steps(y, 2, size)
     with pytest.raises(ValueError, match=r"y must hold classes in \[0, 2\), got 0 to 2"):
         require_classes(y, 2)
     with pytest.raises(ValueError, match=r"t must hold steps in \[0, 2\), got 0 to 2"):
