@@ -207,7 +207,7 @@ def require_sampling(
     steps = getattr(schedule, "timesteps", None)
     if steps is None:
         raise ValueError(f"schedule must be a Schedule, got {type(schedule).__name__}")
-    sizes = isinstance(shape, (tuple, list)) and all(isinstance(n, int) and n >= 0 for n in shape)
+    sizes = isinstance(shape, (tuple, list)) and all(is_integer(n) and n >= 0 for n in shape)
     if not sizes or len(shape) < 2:
         raise ValueError(f"shape must be (B, C, ...), whole numbers from 0, got {shape!r}")
     if y is not None:

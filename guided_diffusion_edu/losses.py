@@ -101,7 +101,7 @@ def target_weight(schedule: Schedule, eps_from: Conversion) -> Tensor:
     With it `simple_loss` of `eps_model(model, schedule, eps_from)` is the squared error of the
     model's own output.
 
-    Equation: `eq-target-weight`; Salimans and Ho 2022, Section 4; the mean's: Ho et al. 2020, Eq. 12.
+    Equation: `eq-target-weight`; Salimans and Ho 2022, Section 4, and Ho et al. 2020, Eq. 12.
     """
     return 1 / _coefficients(eps_from, schedule)[1] ** 2
 

@@ -55,7 +55,7 @@ def _require_mixture(mixture: "GaussianMixture") -> None:
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c07
 def _parts(mixture: "GaussianMixture", x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-    """log w_k N_k(x), (B, K), -inf outside class `y` (B,); and x - m_k along the axes, (B, K, D)."""
+    "log w_k N_k(x), (B, K), -inf outside class `y` (B,); x - m_k along the axes, (B, K, D)."
     require_shape("x", x, "B", mixture.means.shape[1])
     z = torch.einsum("kij,bkj->bki", mixture.axes, x.double()[:, None] - mixture.means)
     squares = z**2 / mixture.variances + torch.log(2 * torch.pi * mixture.variances)
@@ -83,9 +83,9 @@ def map_levels(
     t: Tensor,
     compute: Callable[["GaussianMixture", float, Tensor], Tensor],
 ) -> Tensor:
-    """`compute(noised mixture, alpha_bar, rows)` for each noise level in `t`, in the order of `x_t`.
+    """`compute(noised mixture, alpha_bar, rows)` for each noise level in `t`, put back in order.
 
-    `rows`: the indices of the examples of that level. `x_t` (B, D), `t` (B,).
+    `rows`: the indices of the examples at that level. `x_t` (B, D), `t` (B,).
     """
     levels, inverse = require_steps(t, len(x_t), len(schedule)).cpu().unique(return_inverse=True)
     rows = [(inverse == i).nonzero()[:, 0] for i in range(len(levels))]
