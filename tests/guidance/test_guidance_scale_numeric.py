@@ -9,7 +9,6 @@ from guided_diffusion_edu.lab.linear_gaussian import (
     ddim_variance,
     ddpm_variance,
     target_variance,
-    third_order_shift,
     toy_guidance,
     toy_model,
     toy_moments,
@@ -19,18 +18,6 @@ from guided_diffusion_edu.lab.linear_gaussian import (
     toy_step_ddim,
 )
 from helpers import DOUBLE, LINEAR, lab_target, randn
-
-
-def test_eq_third_order_shift():
-    z = torch.linspace(-12, 12, 40_001, dtype=DOUBLE)
-    g, H, T = 0.7, -1.1, 0.9  # log p = g d + H d^2 / 2 + T d^3 / 6 - d^4 / 10, to be integrable
-
-    def off(variance):
-        d = z * variance**0.5
-        law = (g * d + H * d**2 / 2 + T * d**3 / 6 - d**4 / 10 - z**2 / 2).softmax(0)
-        return (law * d).sum().item() - third_order_shift(variance, g, H, T)
-
-    assert off(0.01) / off(0.005) == pytest.approx(8, abs=0.4)
 
 
 def test_eq_tilted_target():

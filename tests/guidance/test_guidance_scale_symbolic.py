@@ -1,14 +1,13 @@
 """The labelled equations of "guidance scale", in symbols."""
 
 import sympy as sp
-from sympy import Rational, exp, log, sqrt
+from sympy import Rational, log, sqrt
 from sympy.stats import E, Normal, variance
 
 from guided_diffusion_edu.lab.linear_gaussian import (
     ddim_variance,
     ddpm_variance,
     target_variance,
-    third_order_shift,
 )
 from symbols import a, ab, ab_prev, alpha, beta, mu, r, s, same, v, w, x, x_t, y
 
@@ -45,23 +44,6 @@ def test_eq_lab_recursion():
     X, Z = Normal("X", mu, sqrt(v)), Normal("Z", 0, 1)
     step = k_1 * X + k_2 + k_3 * Z
     assert same(E(step), k_1 * mu + k_2) and same(sp.simplify(variance(step)), k_1**2 * v + k_3**2)
-
-
-def test_eq_third_order_shift():
-    # moments of e^l to the fourth order in sigma, l = g d + H d^2 / 2 + T d^3 / 6, d = sigma z
-    g_, H, T, sigma, z = sp.symbols("g H T sigma z")
-    d = sigma * z
-    tilt = sp.series(exp(g_ * d + H * d**2 / 2 + T * d**3 / 6), sigma, 0, 5).removeO()
-    normal = {1: 0, 2: 1, 3: 0, 4: 3, 5: 0, 6: 15, 8: 105}
-
-    def mean(poly):
-        return sum(
-            c * (1 if k == 0 else normal.get(k, 0))
-            for (k,), c in sp.Poly(sp.expand(poly), z).terms()
-        )
-
-    ratio = sp.series(mean(d * tilt) / mean(tilt), sigma, 0, 5).removeO()
-    assert same(ratio, third_order_shift(sigma**2, g_, H, T))
 
 
 def test_eq_law_target():
