@@ -16,7 +16,9 @@ SMALL = dict(
 
 
 def test_a_classifier_has_classes():
-    with pytest.raises(ValueError, match="num_classes must be a whole number, got None"):
+    with pytest.raises(
+        ValueError, match="num_classes must be a whole number of at least 1, got None"
+    ):
         gde.ClassifierConfig(num_classes=None)
 
 
@@ -27,7 +29,7 @@ def test_bad_inputs_of_a_classifier():
     classifier = gde.Classifier(gde.ClassifierConfig(**SMALL, num_classes=3))
     for x, message in (
         (X[:, :1], "x_t must have shape"),
-        (torch.zeros(2, 3, 32, 32), "x_t must be pictures of 16 x 16, got"),
+        (torch.zeros(2, 3, 32, 32), "x_t must be images of 16 x 16, got"),
     ):
         with pytest.raises(ValueError, match=message):
             classifier(x, T)

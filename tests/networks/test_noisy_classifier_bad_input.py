@@ -13,12 +13,12 @@ TABLE = [  # (what, said, call)
     ),
     (
         "ClassifierConfig with classes of floats",
-        "num_classes must be a whole number above 0, or None, got 2.5",
+        "num_classes must be a whole number of at least 1, got 2.5",
         lambda: gde.ClassifierConfig(num_classes=2.5),
     ),
     (
         "Classifier with another size",
-        "x_t must be pictures of 8 x 8",
+        "x_t must be images of 8 x 8",
         lambda: JUDGE(torch.zeros(2, 1, 16, 16), T),
     ),
     (

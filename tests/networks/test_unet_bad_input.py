@@ -9,12 +9,12 @@ from guided_diffusion_edu.unet import set_torso, survey
 TABLE = [  # (what, said, call)
     (
         "UNetConfig of size 0",
-        "image_size must be a whole number above 0, got 0",
+        "image_size must be a whole number of at least 1, got 0",
         lambda: gde.UNetConfig(image_size=0),
     ),
     (
         "UNetConfig of a size that does not halve",
-        "image_size must halve 3 times",
+        "image_size must be a multiple of 8",
         lambda: gde.UNetConfig(image_size=20),
     ),
     (
@@ -40,7 +40,7 @@ TABLE = [  # (what, said, call)
     ("UNet with a flat picture", "x_t must have shape", lambda: NET(PIXELS[0], T)),
     (
         "UNet with odd sides",
-        "x_t must have sides that halve 1 times",
+        "x_t must have sides that are multiples of 2",
         lambda: NET(torch.zeros(2, 1, 7, 7), T),
     ),
     ("UNet with t of another length", r"t must have shape \(2,\)", lambda: NET(PIXELS, T[:1])),
@@ -51,7 +51,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "UNet with a class it does not know of",
-        "y must be None: this model has no classes",
+        "y must be None, as this model has no classes",
         lambda: NET(PIXELS, T, Y),
     ),
     (
@@ -76,12 +76,12 @@ TABLE = [  # (what, said, call)
     ),
     (
         "UNet without the pictures to enlarge",
-        "low_res must be the pictures to enlarge",
+        "low_res must be images to enlarge",
         lambda: ENLARGER(PIXELS, T),
     ),
     (
         "UNet with pictures to enlarge for others",
-        r"low_res must have shape \(2, 1\) \+ \(h, w\), got \(1, 1, 8, 8\)",
+        r"low_res must be images to enlarge, of shape \(2, 1, h, w\), got \(1, 1, 8, 8\)",
         lambda: ENLARGER(PIXELS, T, low_res=PIXELS[:1]),
     ),
     ("set_torso to whole numbers", "dtype must be", lambda: set_torso(NET, torch.int8)),
