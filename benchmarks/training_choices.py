@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.data import digits_evaluation_classifier, within_class_std
 from guided_diffusion_edu.training import fit, provenance, write_text
 
 SMALL = dict(
@@ -36,7 +37,7 @@ SEEDS, SCALES, COUNT = (0, 1, 2), (0.0, 1.0, 2.0, 4.0), 300
 SCHEDULE = gde.linear_schedule()
 STEPS = gde.respace(SCHEDULE, 25)
 DATA, HELD_OUT = gde.load_data("digits"), gde.load_data("digits", train=False)
-JUDGE = gde.digits_judge()
+JUDGE = digits_evaluation_classifier()
 
 
 def trained(network, config, loss, recipe):
@@ -121,7 +122,7 @@ def quality(model, scale, classifier, seed=0):
     return dict(
         scale=scale,
         right=(JUDGE(x) == y).double().mean().item(),
-        spread=gde.spread_within(x, y) / gde.spread_within(real, HELD_OUT.labels),
+        spread=within_class_std(x, y) / within_class_std(real, HELD_OUT.labels),
         frechet=frechet(x.flatten(1).double(), real.flatten(1).double()),
     )
 

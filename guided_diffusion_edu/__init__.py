@@ -9,150 +9,48 @@ from .classifier import Classifier, ClassifierConfig, classifier_loss
 from guided_diffusion_edu.classifier_free import (
     autoguided_model,
     cfg_model,
-    class_model,
-    drop_labels,
     guided_model,
     implicit_guidance,
+    interval_guidance,
     interval_model,
     projected_model,
     rescaled_model,
-    tilted_mixture,
 )
-from guided_diffusion_edu.data import (
-    Images,
-    centre_crop,
-    class_examples,
-    data_card,
-    digits_judge,
-    from_pixels,
-    load_data,
-    pad,
-    spread_within,
-)
-from guided_diffusion_edu.diagnostics import (
-    dynamic_threshold,
-    mode_shares,
-    target_shares,
-    transfer_gap,
-)
-from guided_diffusion_edu.diffusion import (
-    bits_per_dim,
-    bound_term,
-    bound_weight,
-    decoder_log_prob,
-    eps_from_x_0,
-    gaussian_kl,
-    hybrid_loss,
-    large_variance,
-    learned_variance,
-    mean_from_eps,
-    noise_like,
-    posterior_mean,
-    posterior_variance,
-    reverse_gaussian,
-    simple_loss,
-    small_variance,
-    step_variance,
-    x_0_from_eps,
-)
-from guided_diffusion_edu.evaluation import (
-    Batch,
-    bootstrap_interval,
-    density_coverage,
-    fid,
-    fid_infinity,
-    frechet_distance,
-    inception_score,
-    merge_moments,
-    moments,
-    precision_recall,
-)
-from guided_diffusion_edu.flows import (
-    eps_from_flow,
-    flow_eps_model,
-    flow_guidance,
-    flow_sample,
-    flow_time,
-    guided_velocity,
-    model_velocity,
-    sde_sample,
-    to_flow,
-)
+from .data import Images, from_pixels, load_data
+from .diffusion import eps_from_x_0, hybrid_loss, simple_loss, x_0_from_eps
+from .evaluation import density_coverage, fid, inception_score, precision_recall
+from .flows import sde_sample
 from guided_diffusion_edu.guidance import (
     classifier_guidance,
-    error_law,
     exact_guidance,
     guided_mean,
     log_prob_guidance,
     martingale_gap,
-    second_order_step,
 )
-from .lab.leaderboard import score_table, tilted_distribution
-from guided_diffusion_edu.layers import (
-    AdaGN,
-    AddedNorm,
-    AttentionBlock,
-    ResBlock,
-    timestep_embedding,
-)
-from guided_diffusion_edu.losses import (
-    Bits,
-    SecondMomentSteps,
-    bound_loss,
-    dataset_bits,
-    eps_from_mean,
-    eps_from_v,
-    eps_model,
-    target_weight,
-)
-from .mixtures import GaussianMixture, four_corners, two_trees
-from .model_card import loss_on, model_card, nearest_distances
-from guided_diffusion_edu.particles import (
-    Particles,
-    annealed_twist,
-    effective_sample_size,
-    particle_sample,
-    power_twist,
-    systematic,
-)
-from guided_diffusion_edu.performance import (
-    cuda_graph,
-    fast,
-    guided_cost,
-    interval_guidance,
-    matmul_rate,
-    speedup,
-    utilisation,
-)
+from .layers import AdaGN, timestep_embedding
+from .losses import eps_from_v, eps_model
+from .mixtures import GaussianMixture, four_corners, three_modes, two_trees
+from .particles import particle_sample
+from .performance import fast
 from guided_diffusion_edu.pretrained import (
     Pretrained,
-    Release,
     available_weights,
     draw_guided,
     fetch_openai,
     from_openai,
     load_pretrained,
     load_released,
-    openai_config,
     openai_release,
     read_weights,
     upsample,
 )
-from guided_diffusion_edu.samplers import (
-    ddim_invert,
-    ddim_sample,
-    ddpm_sample,
-    guided_eps,
-    guided_x_0,
-    score_from_eps,
-)
+from .samplers import ddim_invert, ddim_sample, ddpm_sample, guided_eps
 from guided_diffusion_edu.schedules import (
     Schedule,
     cosine_schedule,
     linear_schedule,
     log_snr,
     respace,
-    schedule_from_alpha_bar,
 )
 from guided_diffusion_edu.solvers import (
     dpmpp_2m_sample,
@@ -164,41 +62,10 @@ from .tradeoff import trade_off
 from guided_diffusion_edu.training import (
     Recipe,
     accuracy_by_level,
-    fit,
-    moving_average,
-    processes,
-    quick_precision,
-    steps_an_hour,
     train_classifier,
     train_diffusion,
-    training_cost,
-    watch_samples,
-    watch_tensorboard,
     write_half,
 )
-from guided_diffusion_edu.training_free import (
-    class_loss,
-    colour,
-    conjunction,
-    corrected_guidance,
-    disjunction,
-    edges,
-    known_pixels,
-    low_pass,
-    measured_guidance,
-    measurement_loss,
-    recurrent_sample,
-    replace_known,
-    waiting,
-    x_0_guidance,
-)
-from guided_diffusion_edu.unet import (
-    UNet,
-    UNetConfig,
-    compile_stages,
-    draw_unet,
-    recompute_stages,
-    set_torso,
-    survey,
-)
+from .training_free import recurrent_sample, replace_known, x_0_guidance
+from .unet import UNet, UNetConfig
 from .viz import image_grid, show_grid, to_pixels

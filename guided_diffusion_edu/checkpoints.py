@@ -105,7 +105,7 @@ def load_state(path: str | Path, about: object) -> dict[str, Any]:
 # %% ../nbs/depth/checkpoints_and_processes.ipynb #c44d
 def _describe_difference(saved: Any, about: Any) -> str:
     "In words, what the record `saved` of a run has otherwise than `about`."
-    if not isinstance(saved, dict):
+    if not (isinstance(saved, dict) and isinstance(about, dict)):
         return f"its record is {saved!r}"
     if "data" in about and "data" not in saved:
         return "an older version, which does not say on which data"

@@ -2,123 +2,155 @@
 
 # %% auto #0
 __all__ = ['vp_rate', 'guided_score', 'reverse_drift', 'sde_sample', 'flow_time', 'to_flow', 'velocity_from_eps', 'eps_from_flow',
-           'guided_velocity', 'flow_sample', 'model_velocity', 'flow_guidance', 'flow_eps_model']
+           'guided_velocity', 'flow_sample', 'nearest_timesteps', 'model_velocity', 'flow_guidance', 'flow_eps_model']
 
 # %% ../nbs/beyond/sdes_and_flows.ipynb #c04
-import torch
+from collections.abc import Sequence
+from typing import Unpack
 
-from .diffusion import eps_from_x_0, noise_like
+import torch
+from torch import Tensor
+
+from ._validation import require
+from .diffusion import DerivedModel, Model
+from .guidance import Guidance
 from .losses import eps_model
 from guided_diffusion_edu.samplers import (
-    _alpha_bars,
-    _begin,
-    _gradient,
-    _predict,
-    _timestep,
-    _walk,
+    Denoiser,
+    Options,
+    Samples,
     guided_eps,
     score_from_eps,
 )
-from .schedules import per_example, require_schedule
+from .schedules import Schedule, per_example, require_schedule
 
 
-def vp_rate(schedule):
-    """beta(u) of the SDE over each step of `schedule`, float64 (T,), if the whole chain lasts one
-    unit of time. Eq. `eq-vp-sde`; Song, Sohl-Dickstein et al. 2021, Eq. 11."""
+def vp_rate(schedule: Schedule) -> Tensor:
+    """beta(u) of the SDE during each step of `schedule`, the chain lasting one unit: float64 (T,).
+
+    Equation: `eq-vp-sde`; Song, Sohl-Dickstein et al. 2021, Eq. 11.
+    """
     require_schedule(schedule)
     return -len(schedule) * schedule.alphas.log()
 
 
-def guided_score(eps, alpha_bar, gradient):
-    "The score that the guided noise prediction stands for. Eq. `eq-guided-score`; Dhariwal and Nichol 2021, Eqs. 13, 14."
+def guided_score(eps: Tensor, alpha_bar: Tensor | float, gradient: Tensor | float) -> Tensor:
+    """The score that the guided noise prediction stands for.
+
+    Equation: `eq-guided-score`; Dhariwal and Nichol 2021, Eqs. 13, 14.
+    """
     return score_from_eps(guided_eps(eps, alpha_bar, gradient), alpha_bar)
 
 
-def reverse_drift(x, score, rate, kappa=1.0):
-    """Drift, in time that runs back, of the process with the densities of the SDE and `kappa` times
-    its noise: 1 the reverse SDE, 0 the probability flow.
+def reverse_drift(x: Tensor, score: Tensor, rate: float, kappa: float = 1.0) -> Tensor:
+    """Drift, backwards in time, with the densities of the SDE and `kappa` times its noise.
 
-    Eqs. `eq-reverse-family`, `eq-fokker-planck`; Song, Sohl-Dickstein et al. 2021, Eqs. 6 and 13.
+    1 is the reverse SDE, 0 the probability flow.
+
+    Equations: `eq-reverse-family`, `eq-fokker-planck`; Song, Sohl-Dickstein et al. 2021, Eqs. 6
+    and 13.
     """
     return rate / 2 * (x + (1 + kappa) * score)
 
 # %% ../nbs/beyond/sdes_and_flows.ipynb #c06
+@torch.no_grad()
 def sde_sample(
-    model,
-    schedule,
-    shape,
-    y=None,
-    guidance=None,
-    kappa=1.0,
-    x_T=None,
-    start=None,
-    clip=True,
-    edit_x_0=None,
-    generator=None,
-    progress=False,
-    trajectory=False,
-):
-    """Draw `shape` = (B, C, ...) by the Euler-Maruyama method, `kappa` times the noise of the
-    reverse SDE (0: the flow). Wants short steps. The other arguments and the result are as in
-    `ddim_sample`. Eq. `eq-reverse-family`; Song, Sohl-Dickstein et al. 2021, Eq. 6."""
-    if kappa < 0:
-        raise ValueError(f"kappa must not be negative, got {kappa}")
-    finite, spans = [], (vp_rate(schedule) / len(schedule)).tolist()  # beta du of each step
+    model: Model,
+    schedule: Schedule,
+    shape: tuple[int, ...],
+    *,
+    y: Tensor | None = None,
+    guidance: Guidance | None = None,
+    kappa: float = 1.0,
+    **options: Unpack[Options],
+) -> Samples:
+    """Draw `shape` = (B, C, ...) by the Euler-Maruyama method, in short steps.
 
-    def step(x, i):
-        alpha_bar, _ = _alpha_bars(schedule, i)
-        x_0, _ = _predict(model, schedule, x, i, y, clip, edit_x_0, finite)
-        eps, gradient = eps_from_x_0(x, x_0, alpha_bar), 0.0
-        if guidance:
-            gradient = _gradient(guidance, x, _timestep(schedule, i, x), finite)
-        moved = x + reverse_drift(x, guided_score(eps, alpha_bar, gradient), spans[i], kappa)
-        noise = noise_like(x, generator)
-        return moved + (kappa * spans[i]) ** 0.5 * noise if i > 0 else moved
+    `kappa`: times the noise of the reverse SDE; 0 is the flow. The other arguments and the result
+    are as in `ddim_sample`.
 
-    x, start = _begin(model, schedule, shape, y, x_T, start, generator)
-    return _walk(step, x, start, progress, trajectory, finite)
+    Equation: `eq-reverse-family`; Song, Sohl-Dickstein et al. 2021, Eq. 6.
+    """
+    require(kappa >= 0, "kappa", "not be negative", kappa)
+    denoise = Denoiser(model, schedule, shape, y=y, guidance=guidance, **options)
+    x, spans = denoise.x_T, (vp_rate(schedule) / len(schedule)).tolist()  # beta du of each step
+    for i in denoise.steps:
+        _, eps, _ = denoise(x, i)
+        score = score_from_eps(eps, denoise.levels[i][0])
+        mean, noise = x + reverse_drift(x, score, spans[i], kappa), denoise.noise(x)
+        x = denoise.record(mean + (kappa * spans[i]) ** 0.5 * noise if i > 0 else mean)
+    return denoise.finish(x)
 
 # %% ../nbs/beyond/sdes_and_flows.ipynb #c14
-def flow_time(alpha_bar):
-    "The time tau of the straight path with the signal-to-noise ratio of `alpha_bar`. Eq. `eq-path-change`."
+def flow_time(alpha_bar: Tensor | float) -> Tensor | float:
+    """The time tau of the straight path with the signal-to-noise ratio of `alpha_bar`.
+
+    Equation: `eq-path-change`.
+    """
     signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     return noise / (signal + noise)
 
 
-def to_flow(x_t, alpha_bar):
-    "`x_t` at the level `alpha_bar` as a point of the straight path. Eq. `eq-linear-path`; Lipman et al. 2023, Section 4."
+def to_flow(x_t: Tensor | float, alpha_bar: Tensor | float) -> Tensor | float:
+    """`x_t` at the level `alpha_bar` as a point of the straight path.
+
+    Equation: `eq-linear-path`; Lipman et al. 2023, Section 4.
+    """
     return x_t / (alpha_bar**0.5 + (1 - alpha_bar) ** 0.5)
 
 
-def velocity_from_eps(x_tau, eps, tau):
-    "The velocity at `x_tau` if its noise is `eps`; `tau` below 1. Eq. `eq-velocity`; Lipman et al. 2023, Section 4."
+def velocity_from_eps(x_tau: Tensor, eps: Tensor, tau: Tensor | float) -> Tensor:
+    """The velocity at `x_tau` if its noise is `eps`; `tau` below 1.
+
+    Equation: `eq-velocity`; Lipman et al. 2023, Section 4.
+    """
     return (eps - x_tau) / (1 - tau)
 
 
-def eps_from_flow(x_t, v, alpha_bar, alpha_bar_prev=None):
+def eps_from_flow(
+    x_t: Tensor | float,
+    v: Tensor | float,
+    alpha_bar: Tensor | float,
+    alpha_bar_prev: Tensor | float | None = None,
+) -> Tensor | float:
     """The noise in `x_t` if the flow's velocity there is `v`, for `eps_model` and `target_weight`.
-    `alpha_bar_prev` is not needed. Eq. `eq-flow-to-eps`."""
+
+    `alpha_bar_prev` has no effect.
+
+    Equation: `eq-flow-to-eps`.
+    """
     return (x_t + alpha_bar**0.5 * v) / (alpha_bar**0.5 + (1 - alpha_bar) ** 0.5)
 
 
-def guided_velocity(v, tau, gradient):
-    "The guided velocity; `gradient`: in x_tau, of s log p(y | x_tau). Eq. `eq-guided-velocity`."
+def guided_velocity(v: Tensor, tau: Tensor | float, gradient: Tensor) -> Tensor:
+    """The guided velocity; `gradient`: in x_tau, of scale * log p(y | x_tau).
+
+    Equation: `eq-guided-velocity`.
+    """
     return v - tau / (1 - tau) * gradient
 
 
 @torch.no_grad()
-def flow_sample(velocity, times, x, y=None, guidance=None):
-    """From `x` (B, ...) at the first of the falling `times` (N,), all in (0, 1), to time 0, by
-    Euler's method. `velocity(x, tau, y)` and `guidance(x, tau)` get tau as (B,).
+def flow_sample(
+    velocity: Model,
+    times: Sequence[float] | Tensor,
+    x: Tensor,
+    *,
+    y: Tensor | None = None,
+    guidance: Guidance | None = None,
+) -> Tensor:
+    """From `x` (B, ...) at the first of the falling `times` (N,) to time 0, by Euler's method.
 
-    Eq. `eq-euler-is-ddim`; the path: Lipman et al. 2023, Section 4.
+    All times in (0, 1). `velocity(x, tau, y)` and `guidance(x, tau)` get tau as (B,).
+
+    Equation: `eq-euler-is-ddim`; the path: Lipman et al. 2023, Section 4.
     """
-    times = torch.as_tensor(times).tolist()
-    if not times:
+    taus: list[float] = torch.as_tensor(times).tolist()
+    if not taus:
         raise ValueError("times must have shape (N,) with N > 0, got none")
-    if not 1 > times[0] or times != sorted(times, reverse=True) or times[-1] <= 0:
-        raise ValueError(f"times must fall and lie between 0 and 1, got {times[0]} to {times[-1]}")
-    for tau, below in zip(times, [*times[1:], 0.0]):
+    falls = 1 > taus[0] and taus == sorted(taus, reverse=True) and taus[-1] > 0
+    require(falls, "times", "fall and lie between 0 and 1", f"{taus[0]} to {taus[-1]}")
+    for tau, below in zip(taus, [*taus[1:], 0.0]):
         here = torch.full((len(x),), tau, dtype=x.dtype, device=x.device)
         v = velocity(x, here, y)
         if guidance:
@@ -127,39 +159,48 @@ def flow_sample(velocity, times, x, y=None, guidance=None):
     return x
 
 # %% ../nbs/beyond/sdes_and_flows.ipynb #c16
-def _nearest(schedule, tau):
-    "The timesteps, long (B,), whose levels are nearest to the times `tau` (B,), and their scale, (T,)."
+def nearest_timesteps(schedule: Schedule, tau: Tensor) -> tuple[Tensor, Tensor]:
+    "Timesteps, long (B,), whose levels are nearest to the times `tau` (B,); scales of x_t, (T,)."
     t = (flow_time(schedule.alpha_bars) - tau.double().cpu()[:, None]).abs().argmin(1)
     return t.to(tau.device), schedule.alpha_bars.sqrt() + (1 - schedule.alpha_bars).sqrt()
 
 
-def model_velocity(model, schedule):
-    "`velocity(x_tau, tau, y=None)` of the diffusion model `model`, trained on `schedule`, at the nearest trained level. Eq. `eq-velocity`."
+def model_velocity(model: Model, schedule: Schedule) -> Model:
+    """`velocity(x_tau, tau, y=None)` of a diffusion `model`, at the nearest trained level.
+
+    Equation: `eq-velocity`.
+    """
 
     def velocity(x_tau, tau, y=None):
-        t, scale = _nearest(schedule, tau)
+        t, scale = nearest_timesteps(schedule, tau)
         eps = model(per_example(scale, t, x_tau) * x_tau, t, y)[:, : x_tau.shape[1]]
         return velocity_from_eps(x_tau, eps, per_example(flow_time(schedule.alpha_bars), t, x_tau))
 
-    return velocity
+    return DerivedModel(velocity, model)
 
 
-def flow_guidance(guidance, schedule):
-    "`guidance(x_t, t)` as a gradient in x_tau: a function of `(x_tau, tau)`. Eq. `eq-guided-velocity`."
+def flow_guidance(guidance: Guidance, schedule: Schedule) -> Guidance:
+    """`guidance(x_t, t)` as a gradient in x_tau: a function of `(x_tau, tau)`.
+
+    Equation: `eq-guided-velocity`.
+    """
 
     def on_flow(x_tau, tau):
-        t, scale = _nearest(schedule, tau)
+        t, scale = nearest_timesteps(schedule, tau)
         scale = per_example(scale, t, x_tau)
         return scale * guidance(scale * x_tau, t)
 
     return on_flow
 
 
-def flow_eps_model(velocity, schedule):
-    "The diffusion model `model(x_t, t, y=None)` on `schedule` that `velocity(x_tau, tau, y)` amounts to. Eq. `eq-flow-to-eps`."
+def flow_eps_model(velocity: Model, schedule: Schedule) -> Model:
+    """The model of eps on `schedule` that `velocity(x_tau, tau, y)` amounts to.
+
+    Equation: `eq-flow-to-eps`.
+    """
     scale, times = to_flow(1.0, schedule.alpha_bars), flow_time(schedule.alpha_bars)
 
     def v(x_t, t, y=None):
         return velocity(per_example(scale, t, x_t) * x_t, times[t.cpu()].to(x_t), y)
 
-    return eps_model(v, schedule, eps_from_flow)
+    return eps_model(DerivedModel(v, velocity), schedule, eps_from_flow)

@@ -732,7 +732,7 @@ def kept_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, Tensor]
 
 # %% ../nbs/practice/training.ipynb #c74a
 def training_cost(
-    network: type[UNet] | type[Classifier],
+    network: Callable[[Any], nn.Module],
     config: UNetConfig | ClassifierConfig,
     recipe: Recipe,
     processes: int = 1,

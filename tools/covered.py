@@ -20,7 +20,7 @@ WANTED = dict(lines=95, branches=90)
 def counted(report):
     "{module: {lines: [run, all], branches: [run, all]}}."
     return {
-        Path(path).stem: dict(
+        ".".join(Path(path).with_suffix("").parts[1:]): dict(
             lines=[s["covered_lines"], s["num_statements"]],
             branches=[s["covered_branches"], s["num_branches"]],
         )

@@ -1,8 +1,8 @@
 """Fuzzing: whatever a file holds and whatever a function is given, only documented errors come out.
 
-`python tests/fuzz.py --seconds 60` (`make fuzz`) takes each file reader in turn with atheris where
+`python tools/fuzz.py --seconds 60` (`make fuzz`) takes each file reader in turn with atheris where
 it is installed, else with the mutations below, then the functions with hypothesis.
-tests/test_fuzz.py runs a short part of it. An input that fails is kept in --keep.
+tests/book/test_fuzz.py runs a short part of it. An input that fails is kept in --keep.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from safetensors.torch import save
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import data, pretrained, tradeoff, training
 from guided_diffusion_edu.classifier_free import drop_labels
-from guided_diffusion_edu.data import data_card
+from guided_diffusion_edu.data import data_card, within_class_std
 from guided_diffusion_edu.diagnostics import dynamic_threshold
 from guided_diffusion_edu.diffusion import noise_like
 from guided_diffusion_edu.evaluation import Batch, bootstrap_interval, moments
@@ -388,7 +388,7 @@ CALLS = {
     "to_pixels": (1, gde.to_pixels),
     "image_grid": (2, gde.image_grid),
     "from_pixels": (1, gde.from_pixels),
-    "spread_within": (2, gde.spread_within),
+    "within_class_std": (2, within_class_std),
     "nearest_distances": (2, nearest_distances),
 }
 

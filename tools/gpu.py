@@ -1,7 +1,7 @@
 """What `make test-gpu` runs, on a machine with a GPU: every notebook whole, each in an empty
 folder, its `cuda` cells with the others, and the tests marked `gpu`.
 
-python tests/gpu.py [--workers N] [--stand-ins]
+python tools/gpu.py [--workers N] [--stand-ins]
 
 The report, with device and versions, goes to results/gpu-<device>.json. Ends with 1 where something
 failed, which the report then names.
@@ -114,17 +114,17 @@ def main():
     parser.add_argument(
         "--stand-ins",
         action="store_true",
-        help="random numbers in the place of OpenAI's weights, for a machine that cannot fetch them",
+        help="random numbers in the place of OpenAI's weights, where they cannot be fetched",
     )
     parser.add_argument(
-        "--notebooks", nargs="+", type=Path, default=sorted((ROOT / "nbs").glob("*.ipynb"))
+        "--notebooks", nargs="+", type=Path, default=sorted((ROOT / "nbs").rglob("*.ipynb"))
     )
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("make test-gpu needs a GPU, and torch finds none")
     about = dict(
         provenance(),
-        command=" ".join(["python tests/gpu.py", *sys.argv[1:]]),
+        command=" ".join(["python tools/gpu.py", *sys.argv[1:]]),
         cuda=torch.version.cuda,
         cudnn=torch.backends.cudnn.version(),
     )

@@ -1,7 +1,7 @@
 """A training that is killed ten times ends in the very weights of one that was left alone: `gde
 train` as a user runs it, killed by SIGKILL.
 
-`python tests/resume_run.py` takes about two minutes on a quiet core; `--steps 21000 --batch 64
+`python tools/resume_run.py` takes about two minutes on a quiet core; `--steps 21000 --batch 64
 --save-every 100` (`make resume`) an hour or more for each of the two. The moments are drawn at
 random: a number of steps that must have been kept, and then up to the time from one checkpoint to
 the next. Writes results/resume.json.
@@ -72,7 +72,8 @@ def killed(out, args, seconds, draw):
         time.sleep(draw.uniform(0, between))
         if process.poll() is not None:
             sys.exit(
-                f"the run came to its end, with {process.returncode}, before it was killed {args.kills} times: ask for more steps"
+                f"the run came to its end, with {process.returncode}, before it was killed "
+                f"{args.kills} times: ask for more steps"
             )
         process.kill()
         process.wait()
@@ -113,7 +114,8 @@ def main():
             if not same(*(read_tensors(out / name)[0] for out in (straight, broken))):
                 sys.exit(f"{name} differs")
     record = dict(
-        command=f"python tests/resume_run.py --steps {args.steps} --batch {args.batch} --save-every {args.save_every} --kills {args.kills} --seed {args.seed}",
+        command=f"python tools/resume_run.py --steps {args.steps} --batch {args.batch} "
+        f"--save-every {args.save_every} --kills {args.kills} --seed {args.seed}",
         seconds_left_alone=round(seconds),
         steps_kept_at_each_kill=kept,
         same_weights=True,

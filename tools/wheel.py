@@ -1,5 +1,5 @@
 """The wheel in clean environments: for each Python that is there (3.11, 3.12, 3.13) and each torch,
-a virtual environment, the wheel in it, and quick tests in an empty folder. `python tests/wheel.py`
+a virtual environment, the wheel in it, and quick tests in an empty folder. `python tools/wheel.py`
 takes the Python it runs with; `make wheel-test` all that it finds.
 
 --torch "torch==2.6.0 torchvision==0.21.0" the oldest that is supported; default the newest.
@@ -27,14 +27,19 @@ s = gde.respace(gde.cosine_schedule(), 10)
 world = gde.four_corners()
 y = torch.tensor([0, 1])
 for sample in (gde.ddpm_sample, gde.ddim_sample, gde.dpmpp_2m_sample, gde.heun_sample):
-    x = sample(world.denoiser(gde.cosine_schedule()), s, (2, 2), guidance=gde.classifier_guidance(world.classifier(gde.cosine_schedule()), y, 2.0))
+    guidance = gde.classifier_guidance(world.classifier(gde.cosine_schedule()), y, 2.0)
+    x = sample(world.denoiser(gde.cosine_schedule()), s, (2, 2), guidance=guidance)
     assert x.isfinite().all()
 digits = gde.load_pretrained("digits")
-judge = gde.digits_judge()
+judge = digits_evaluation_classifier()
 pixels = gde.draw_guided(digits, torch.arange(20) % 10, steps=10, scale=3.0)
 assert (judge(gde.from_pixels(pixels)) == torch.arange(20) % 10).float().mean() > 0.7
-for line in ("info", "sample --count 4 --steps 5 --out a.png", "sample --count 130 --steps 5 --out a.npz", "sample --count 130 --steps 5 --seed 1 --out b.npz",
-             "evaluate a.npz b.npz --repeats 0", "train diffusion --data digits --out run --steps 2 --batch 8 --no-samples", "data --data digits"):
+for line in (
+    "info", "data --data digits", "sample --count 4 --steps 5 --out a.png",
+    "sample --count 130 --steps 5 --out a.npz", "sample --count 130 --steps 5 --seed 1 --out b.npz",
+    "evaluate a.npz b.npz --repeats 0",
+    "train diffusion --data digits --out run --steps 2 --batch 8 --no-samples",
+):
     assert main(line.split()) == 0, line
 try: gde.from_openai("64x64_diffusion", {})
 except ValueError as error: assert "missing" in str(error)
@@ -61,12 +66,16 @@ def built():
 def check_contents(wheel):
     "What belongs in the wheel and in the sdist beside it is there, and nothing else."
     names = zipfile.ZipFile(wheel).namelist()
-    parts = {name.split("/")[1] for name in names if name.startswith("guided_diffusion_edu/")}
-    sources = {p.name for p in (ROOT / "guided_diffusion_edu").glob("*.py")}
-    assert parts == sources | {"py.typed", "weights", "results"}, parts ^ sources
-    assert any(n.endswith("weights/digits/diffusion.safetensors") for n in names) and any(
-        n.endswith(".json") and "/results/" in n for n in names
-    )
+    kept = {
+        name.removeprefix("guided_diffusion_edu/")
+        for name in names
+        if name.startswith("guided_diffusion_edu/") and "/weights/" not in name
+    }
+    package = ROOT / "guided_diffusion_edu"
+    wanted = {str(path.relative_to(package)) for path in package.rglob("*.py")} | {"py.typed"}
+    wanted |= {f"results/{path.name}" for path in (ROOT / "results").glob("*.*")}
+    assert kept == wanted, kept ^ wanted
+    assert any(n.endswith("weights/digits/diffusion.safetensors") for n in names)
     assert all(n.startswith(("guided_diffusion_edu/", "guided_diffusion_edu-")) for n in names)
     source = next(iter(wheel.parent.glob("*.tar.gz")), None)
     if source is None:
