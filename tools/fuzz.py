@@ -426,10 +426,8 @@ def main():
             by_atheris(name, each, args.keep)
             print(f"{name}: {each} s with atheris", flush=True)
         else:
-            print(
-                f"{name}: {by_mutation(name, seed=time.time(), seconds=each, keep=args.keep)} inputs",
-                flush=True,
-            )
+            count = by_mutation(name, seed=time.time(), seconds=each, keep=args.keep)
+            print(f"{name}: {count} inputs", flush=True)
     examples, began = max(50, 20 * args.seconds // len(CALLS)), time.monotonic()
     for name in CALLS:
         if time.monotonic() < began + args.seconds:

@@ -20,6 +20,7 @@ QUICK = """
 import pathlib, sys, torch
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.data import digits_evaluation_classifier
 here = pathlib.Path(gde.__file__).parent
 assert here.is_relative_to(sys.prefix), f"{here} is not the installed wheel"
 assert (here / "py.typed").is_file() and gde.available_weights()

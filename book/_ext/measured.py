@@ -3,7 +3,7 @@ with all of them.
 
 Time and date are those of the execution that a page shows, be it of this build or kept from an
 earlier one of the same code; `nb_metadata` of MyST-NB has them. That the executed cells fetch
-nothing is held by tests/test_notebooks.py, which runs each page with the network out of reach.
+nothing is held by tests/book/test_notebooks.py, which runs each page with the network out of reach.
 """
 
 import os

@@ -195,7 +195,7 @@ def test_the_package_is_the_export(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     (tmp_path / PACKAGE).mkdir()
     subprocess.run(
-        [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
+        [sys.executable, ROOT / "tools" / "export.py"],
         cwd=tmp_path,
         check=True,
     )

@@ -2,9 +2,8 @@
 
 import torch
 
-import guided_diffusion_edu as gde
 from bad_input import DATA, LINE, PIXELS, cases, flat, is_refused
-from guided_diffusion_edu.model_card import nearest_distances
+from guided_diffusion_edu.model_card import nearest_distances, quarter_losses
 
 TABLE = [  # (what, said, call)
     (
@@ -17,7 +16,11 @@ TABLE = [  # (what, said, call)
         r"others must have shape \(N, 1, 8, 8\)",
         lambda: nearest_distances(PIXELS, torch.zeros(3, 1, 4, 4)),
     ),
-    ("loss_on no level", "levels must be", lambda: gde.loss_on(flat, LINE, DATA, levels=0)),
+    (
+        "quarter_losses of no level",
+        "levels must be",
+        lambda: quarter_losses(flat, LINE, DATA, levels=0),
+    ),
 ]
 
 

@@ -114,7 +114,7 @@ def test_fashion_mnist_is_read_in_place(tmp_path, monkeypatch):
     (tmp_path / "debian" / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc")
     )
-    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz must be a whole file"):
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz must be a complete file"):
         gde.load_data("fashion-mnist", root=tmp_path / "none")
 
 
@@ -131,7 +131,7 @@ def test_fashion_mnist_is_read_in_place(tmp_path, monkeypatch):
 )
 def test_what_is_no_idx_file(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(ValueError, match="must be a whole file of MNIST"):
+    with pytest.raises(ValueError, match="must be a complete file in MNIST"):
         gde.data.read_idx(tmp_path / "a")
 
 
@@ -191,7 +191,7 @@ def test_pictures_that_are_not_fit_are_named(tmp_path):
         "dogs/1.png is 15 x 40, smaller than 16",
     ):
         assert said in str(refused.value)
-    with pytest.warns(UserWarning, match="left out 3 of 6 pictures: .*cats/2.png"):
+    with pytest.warns(UserWarning, match="left out 3 of 6 images: .*cats/2.png"):
         found = gde.load_data(f"folder:{tmp_path}", image_size=16, unfit="skip")
     assert (
         found.labels.tolist() == [0, 0, 1]
@@ -201,7 +201,10 @@ def test_pictures_that_are_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match="unfit must be one of"):
         gde.load_data(f"folder:{tmp_path}", image_size=16, unfit="mend")
     (tmp_path / "dogs" / "0.png").unlink()
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="none is left of 'dogs'"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match=r"of every class that can be used, got none of .'dogs'."),
+    ):
         gde.load_data(f"folder:{tmp_path}", image_size=16, unfit="skip")
 
 
@@ -215,7 +218,7 @@ def test_hidden_folders_are_no_classes_and_home_is_found(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is none at '~nobody/pets'"):
         gde.load_data("folder:~nobody/pets")
     (tmp_path / "pets" / "cats").rename(tmp_path / "cats")
-    with pytest.raises(ValueError, match="one folder of pictures a class: there is none in"):
+    with pytest.raises(ValueError, match="one folder of images per class: there is none in"):
         gde.load_data("folder:~/pets", image_size=16)
 
 
@@ -268,8 +271,14 @@ def test_emoji_from_a_package(tmp_path):
     ][0, :, 8, 8].tolist() == [0, 0, 255]
     with pytest.raises(ValueError, match="one folder img/NAME/64"):
         gde.load_data(f"emoji:{tmp_path / 'img'}")
-    with pytest.raises(ValueError, match="nothing at"):
+    with pytest.raises(ValueError, match="emoji at a path that exists"):
         gde.load_data(f"emoji:{tmp_path / 'none'}")
+
+
+def test_emoji_too_few_to_hold_one_out(tmp_path):
+    package_of_emoji(tmp_path, n=3)
+    with pytest.raises(ValueError, match="data must hold 10 or more emoji of a category"):
+        gde.load_data(f"emoji:{tmp_path}", train=False, image_size=16)
 
 
 def test_emoji_from_a_font(tmp_path, monkeypatch):
@@ -282,7 +291,8 @@ def test_emoji_from_a_font(tmp_path, monkeypatch):
 
     shutil.copy(matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans.ttf", tmp_path / "font.ttf")
     (tmp_path / "emoji-test.txt").write_text(
-        "# group: Faces\n263A FE0F ; fully-qualified # smile\n263A ; unqualified # smile\n263B 200D 263B ; fully-qualified # two\n"
+        "# group: Faces\n263A FE0F ; fully-qualified # smile\n263A ; unqualified # smile\n"
+        "263B 200D 263B ; fully-qualified # two\n"
         "# group: Symbols\n2665 FE0F ; fully-qualified # heart\n2660 ; fully-qualified # spade\n"
     )
     found = gde.load_data(f"emoji:{tmp_path / 'font.ttf'}", image_size=32)
@@ -294,7 +304,7 @@ def test_emoji_from_a_font(tmp_path, monkeypatch):
         "# group: Faces\n110000 ; fully-qualified # beyond the last character\n"
     )
     with pytest.raises(
-        ValueError, match=r"emoji-test.txt must have characters' numbers, got '110000'"
+        ValueError, match=r"emoji-test.txt must list characters by number, got '110000'"
     ):
         gde.load_data(f"emoji:{tmp_path / 'font.ttf'}", image_size=32)
     (tmp_path / "emoji-test.txt").unlink()
@@ -306,7 +316,7 @@ def test_emoji_from_a_font(tmp_path, monkeypatch):
 def test_cards_say_licence_and_counts(tmp_path):
     package_of_emoji(tmp_path)
     card = data_card("digits", gde.load_data("digits"))
-    assert "CC BY 4.0" in card and "1,437 pictures of 8 x 8, 1 channel\n" in card
+    assert "CC BY 4.0" in card and "1,437 images of 8 x 8, 1 channel\n" in card
     name = f"emoji:{tmp_path}"
     card = data_card(name, gde.load_data(name, image_size=16))
     assert (
@@ -350,7 +360,7 @@ def test_transparency_is_white_and_16_bits_are_256_greys(tmp_path):
     Image.fromarray(numpy.full((8, 8), 200, "int32")).save(
         tmp_path / "a" / "4.tiff"
     )  # 8 bits in a wide coat
-    with pytest.warns(UserWarning, match=r"left out 1 of 5 pictures: .*3.tiff cannot be read"):
+    with pytest.warns(UserWarning, match=r"left out 1 of 5 images: .*3.tiff cannot be read"):
         red, grey, plain, wide = gde.load_data(
             f"folder:{tmp_path}", image_size=8, unfit="skip"
         ).pixels

@@ -61,7 +61,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "load_data of missing emoji",
-        "data must be emoji that are there",
+        "data must be emoji at a path that exists",
         lambda: gde.load_data("emoji:/nowhere/at/all"),
     ),
     (
@@ -75,8 +75,8 @@ TABLE = [  # (what, said, call)
         lambda: gde.load_data("digits", unfit="guess"),
     ),
     (
-        "padded to less",
-        "size must be at least that of the pictures, 8 x 8, got 4",
+        "pad to less",
+        "size must be at least that of the images, 8 x 8, got 4",
         lambda: pad(DATA, 4),
     ),
     (
@@ -95,12 +95,12 @@ TABLE = [  # (what, said, call)
         lambda: data_card("lions", DATA),
     ),
     (
-        "some_of_each with too many",
-        "n must be at most the pictures of each class, got 2",
+        "class_examples with too many",
+        "n must be at most the number of images per class, got 2",
         lambda: class_examples(DATA, 2),
     ),
     (
-        "some_of_each with none",
+        "class_examples with none",
         "n must be a whole number .* got 0",
         lambda: class_examples(DATA, 0),
     ),
@@ -154,7 +154,7 @@ FILES = [  # (what, said, what is done with the path)
     ),
     (
         "an empty folder",
-        "data must be a folder with one folder of pictures a class",
+        "data must be a folder with one folder of images per class",
         lambda p: (p.mkdir(), gde.load_data(f"folder:{p}")),
     ),
     (
@@ -164,36 +164,40 @@ FILES = [  # (what, said, what is done with the path)
     ),
     (
         "emoji with a list that is no JSON",
-        "data must be emoji with a list",
+        "data must be emoji with npm's list",
         lambda p: gde.load_data(emoji(p, "[")),
     ),
     (
         "emoji with a list of other things",
-        "data must be emoji with a list",
+        "data must be emoji with npm's list",
         lambda p: gde.load_data(emoji(p, '[{"image": 3, "category": "a"}]')),
     ),
     (
         "emoji that leave their folder",
-        "none was found",
+        "data must hold emoji, got 0 in 0 categories",
         lambda p: gde.load_data(
             emoji(p, json.dumps([dict(image="../../../emoji.json", category="a")]))
         ),
     ),
     ("a font that is none", "", lambda p: gde.load_data(f"emoji:{written(p, b'no font')}")),
-    ("an empty IDX file", "whole file of MNIST's format", lambda p: data.read_idx(written(p, b""))),
+    (
+        "an empty IDX file",
+        "complete file in MNIST's format",
+        lambda p: data.read_idx(written(p, b"")),
+    ),
     (
         "a cut IDX file",
-        "whole file of MNIST's format",
+        "complete file in MNIST's format",
         lambda p: data.read_idx(written(p, bytes([0, 0, 8, 1, 0, 0, 0, 9, 1]))),
     ),
     (
         "an IDX file that promises all there is",
-        "whole file of MNIST's format",
+        "complete file in MNIST's format",
         lambda p: data.read_idx(written(p, bytes([0, 0, 8, 4]) + b"\xff" * 99)),
     ),
     (
         "a gzipped IDX file that is cut",
-        "whole file of MNIST's format",
+        "complete file in MNIST's format",
         lambda p: data.read_idx(written(p.with_suffix(".gz"), gzip.compress(bytes(999))[:20])),
     ),
 ]

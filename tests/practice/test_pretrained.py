@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +16,7 @@ from safetensors.torch import save_file
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import pretrained
 from guided_diffusion_edu.data import digits_evaluation_classifier, within_class_std
-from guided_diffusion_edu.training import (
-    write_half,
-)
+from guided_diffusion_edu.diffusion import DerivedModel
 from helpers import network, randomise
 
 # The shipped weights
@@ -162,10 +161,8 @@ def test_what_does_not_fit_is_named(tiny):
     with pytest.raises(ValueError) as error:
         gde.from_openai("64x64_diffusion", spoiled)
     text = str(error.value)
-    assert (
-        "missing: middle_block.0.in_layers.0.weight, middle_block.1.norm.weight, middle_block.2.in_layers.0.weight"
-        in text
-    )
+    missing = ("0.in_layers.0", "1.norm", "2.in_layers.0")
+    assert f"missing: {', '.join(f'middle_block.{part}.weight' for part in missing)}" in text
     assert (
         "left over: extra.weight" in text
         and "misshapen: time_embed.0.weight (3, 2), not (128, 32)" in text
@@ -262,7 +259,7 @@ def test_fetch(tmp_path):
     assert gde.fetch_openai("lsun_cat", tmp_path / "models", server) == path and len(asked) == 1
     path.write_bytes(b"Weights")
     with pytest.raises(
-        ValueError, match=r"lsun_cat.pt must have the SHA-256 .*damaged or exchanged"
+        ValueError, match=r"lsun_cat.pt must have the SHA-256 .*damaged or was exchanged"
     ):
         gde.fetch_openai("lsun_cat", tmp_path / "models", server)
     path.unlink()  # downloaded again, it must be the same file
@@ -270,7 +267,7 @@ def test_fetch(tmp_path):
     def other(url, timeout):
         return Answer(b"other", url)
 
-    with pytest.raises(ValueError, match="damaged or exchanged"):
+    with pytest.raises(ValueError, match="damaged or was exchanged"):
         gde.fetch_openai("lsun_cat", tmp_path / "models", other)
     assert [p.name for p in path.parent.iterdir()] == ["lsun_cat.pt.sha256"]
 
@@ -294,12 +291,12 @@ def test_a_bad_download_leaves_nothing(tmp_path, answer, message):
 
 
 def test_the_chapters_own_lines_for_a_gpu(tiny, tmp_path, monkeypatch, root):
-    """The cells of chapter 11 that need a GPU, run as they stand with tiny networks: fetch, guide,
+    """The cells of the page that need a GPU, run as they stand with tiny networks: fetch, guide,
     enlarge.
     """
     cells = [
         c.source
-        for c in nbformat.read(root / "nbs" / "11_pretrained.ipynb", 4).cells
+        for c in nbformat.read(root / "nbs" / "practice" / "pretrained.ipynb", 4).cells
         if c.source.startswith("#| cuda\n#| slow\n")
     ]
     assert len(cells) == 2
@@ -355,7 +352,7 @@ def test_upsampling_is_the_sampler_on_the_model():
 
 
 def test_half_weights_load_and_answer_alike(tmp_path, root):
-    write_half(root / "guided_diffusion_edu" / "weights" / "digits", tmp_path / "half")
+    gde.write_half(root / "guided_diffusion_edu" / "weights" / "digits", tmp_path / "half")
     full, half = gde.load_pretrained("digits"), gde.load_pretrained(str(tmp_path / "half"))
     x, t = (
         torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
@@ -369,19 +366,54 @@ def test_half_weights_load_and_answer_alike(tmp_path, root):
         difference = (full.model(x, t) - half.model(x, t)).abs().max()
     assert 0 < difference < 0.01
     with pytest.raises(ValueError, match="source must be a folder with trained weights"):
-        write_half(tmp_path, tmp_path / "b")
+        gde.write_half(tmp_path, tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", gde.available_weights())
 def test_shipped_weights_draw_and_fit_their_records(name):
-    found = gde.load_pretrained(name)
-    for kind, net in (("diffusion", found.model), ("classifier", found.classifier)):
-        assert sum(p.numel() for p in net.parameters()) == found.records[kind]["parameters"]
-    assert found.records["classifier"]["class_names"] == list(
-        found.class_names
-    ) and found.classifier.config.num_classes == len(found.class_names)
-    pixels = gde.draw_guided(found, torch.tensor([0, len(found.class_names) - 1]), steps=3)
-    assert pixels.float().flatten(1).std(1).min() > 5  # pictures, not a flat shade
+    weights = gde.load_pretrained(name)
+    for kind, net in zip(("diffusion", "classifier"), weights.networks):
+        assert sum(p.numel() for p in net.parameters()) == weights.records[kind]["parameters"]
+    class_names = weights.class_names
+    assert weights.records["classifier"]["class_names"] == list(class_names)
+    assert weights.classifier.config.num_classes == len(class_names)
+    pixels = gde.draw_guided(weights, torch.tensor([0, len(class_names) - 1]), steps=3)
+    assert pixels.float().flatten(1).std(1).min() > 5  # images, not a flat shade
+
+
+def digits_of_v(folder, root):
+    "The shipped digits, whose record says that the network predicts v."
+    shutil.copytree(root / "guided_diffusion_edu" / "weights" / "digits", folder)
+    record = json.loads((folder / "diffusion.json").read_text())
+    record["recipe"]["predicts"] = "v"
+    (folder / "diffusion.json").write_text(json.dumps(record))
+    return str(folder)
+
+
+def test_a_network_of_v_is_loaded_as_a_model_of_eps(tmp_path, root, digits):
+    weights = gde.load_pretrained(digits_of_v(tmp_path / "v", root))
+    network, x = weights.networks[0], torch.randn(4, 1, 8, 8)
+    t = torch.tensor([0, 100, 500, 999])
+    assert isinstance(weights.model, DerivedModel) and isinstance(network, gde.UNet)
+    assert torch.equal(network(x, t), digits.model(x, t))
+    alpha_bar = weights.schedule.alpha_bars[t][:, None, None, None].float()
+    by_hand = (1 - alpha_bar).sqrt() * x + alpha_bar.sqrt() * network(x, t)
+    assert torch.allclose(weights.model(x, t), by_hand, atol=1e-5)
+
+
+def test_a_model_of_v_carries_its_config_and_moves_with_its_network(tmp_path, root):
+    weights = gde.load_pretrained(digits_of_v(tmp_path / "v", root))
+    assert weights.model.config == weights.networks[0].config
+    assert [type(network) for network in weights.networks] == [gde.UNet, gde.Classifier]
+    assert gde.draw_guided(weights, torch.arange(3), steps=2).shape == (3, 1, 8, 8)
+    assert weights.to("meta") is weights and weights.model.device.type == "meta"
+    assert all(p.is_meta for network in weights.networks for p in network.parameters())
+
+
+def test_an_upsampling_model_carries_config_and_device():
+    network = gde.UNet(gde.UNetConfig(**SMALL, low_res=True))
+    model = pretrained.upsampling_model(network, torch.zeros(2, 3, 4, 4))
+    assert model.config is network.config and model.device == torch.device("cpu")
 
 
 def test_shipped_weights_are_small():

@@ -69,9 +69,9 @@ TABLE = [  # (what, said, call)
         lambda: gde.load_pretrained("../weights"),
     ),
     (
-        "openai_config of an unknown name",
+        "openai_release of an unknown name",
         "name must be one of .* got '65x65_diffusion'",
-        lambda: gde.openai_config("65x65_diffusion"),
+        lambda: gde.openai_release("65x65_diffusion"),
     ),
     ("openai_release of None", "name must be one of .* got None", lambda: gde.openai_release(None)),
     (
@@ -106,13 +106,18 @@ TABLE = [  # (what, said, call)
     ),
     (
         "upsample by what does not",
-        "low_res must be None: this model does not",
+        "low_res must be None, as this model does not enlarge",
         lambda: gde.upsample(NET, SHORT, PIXELS),
     ),
     (
         "draw_guided of no class",
         r"y must be one or more classes in \[0, 10\), got \[\]",
         lambda: gde.draw_guided(gde.load_pretrained("digits"), T[:0]),
+    ),
+    (
+        "draw_guided at two scales",
+        "scale must be a number",
+        lambda: gde.draw_guided(gde.load_pretrained("digits"), T, scale=torch.ones(2)),
     ),
     (
         "draw_guided of an unknown class",
@@ -214,6 +219,18 @@ FILES = [  # (what, said, what is done with the path)
         lambda p: gde.load_pretrained(
             weights(p, diffusion_json=changed(schedule=dict(name="linear", T="many")))
         ),
+    ),
+    (
+        "a record with an unknown prediction",
+        "weights must have the record",
+        lambda p: gde.load_pretrained(
+            weights(p, diffusion_json=changed(recipe=dict(predicts="x_0")))
+        ),
+    ),
+    (
+        "a record with a recipe that is a list",
+        "weights must have the record",
+        lambda p: gde.load_pretrained(weights(p, diffusion_json=changed(recipe=[]))),
     ),
     (
         "a record with an unknown field",

@@ -115,7 +115,7 @@ def test_the_fifteen():
     with pytest.raises(
         ValueError, match=r"name must be one of .*64x64_diffusion.*got .64x64_difusion"
     ):
-        gde.openai_config("64x64_difusion")
+        gde.openai_release("64x64_difusion")
 
 
 @pytest.mark.parametrize("name", pretrained.OPENAI)
@@ -127,7 +127,7 @@ def test_layout(name):
     with torch.device("meta"):
         theirs, diffusion = reference(name)
     with torch.device("meta"):
-        ours = network(gde.openai_config(name))
+        ours = network(release.config)
     names = pretrained.released_names(ours)
     assert {names[own]: shape for own, shape in shapes(ours).items()} == shapes(theirs)
     if (

@@ -262,7 +262,7 @@ def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wante
 
 
 def test_history_by_quarter_by_hand():
-    state = State(processes.Tiny(), gde.linear_schedule(8), gde.Recipe())
+    state = State(processes.Tiny(), gde.cosine_schedule(8), gde.Recipe())
     state.note(
         torch.tensor([0, 1, 7]), torch.tensor([1.0, 3.0, 5.0]), torch.tensor([1.0, 1.0, 2.0])
     )
@@ -510,7 +510,7 @@ def test_the_rows_of_a_balanced_batch(tmp_path):
     "Each class is drawn as often, whatever its size, and within it each row; without, each row."
     labels = torch.tensor([0] * 10 + [2] * 90)  # and none of class 1
     data = gde.Images(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1), labels, tuple("abc"))
-    recipe, s = gde.Recipe(batch=20_000, balance=True), gde.linear_schedule(4)
+    recipe, s = gde.Recipe(batch=20_000, balance=True), gde.cosine_schedule(4)
     x_0, y, *_ = draw_batch(data, s, recipe, 3)
     assert abs((y == 0).double().mean() - 0.5) < 0.02
     rows = ((x_0.flatten() + 1) * 127.5).round().long()

@@ -1,4 +1,4 @@
-"""The built site in a real browser: run by .ci/run after `make book`."""
+"""The built site in a real browser: run by `make check` after `make book`."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The built site in _build/html: run by .ci/run after `make book`."""
+"""The built site in _build/html: run by `make check` after `make book`."""
 
 import re
 import zipfile
