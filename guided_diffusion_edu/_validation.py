@@ -128,7 +128,7 @@ def require_indices(y: Tensor, name: str = "y") -> Tensor:
 def require_classes(y: Tensor, num_classes: int) -> None:
     "The class indices `y` must lie below `num_classes`. On a GPU this waits for the numbers."
     if len(y):
-        low, high = y.long().min(), y.long().max()  # as uint8, 1000 would be 232
+        low, high = y.min().item(), y.max().item()
         fits = low >= 0 and high < num_classes
         require(fits, "y", f"hold classes in [0, {num_classes})", f"{low} to {high}")
 
@@ -149,7 +149,7 @@ def require_steps(t: Tensor, batch: int, T: int) -> Tensor:
     require(is_whole(t), "t", "hold whole numbers", t.dtype)
     t = t.long()
     if t.is_cpu and batch:
-        low, high = t.min(), t.max()
+        low, high = t.min().item(), t.max().item()
         require(low >= 0 and high < T, "t", f"hold steps in [0, {T})", f"{low} to {high}")
     return t
 
