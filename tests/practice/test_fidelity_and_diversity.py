@@ -9,18 +9,15 @@ import torch
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import evaluation
+from guided_diffusion_edu.checkpoints import read_tensors, write_tensors
 from guided_diffusion_edu.cli import main
-from guided_diffusion_edu.evaluation import (
-    evaluation_classifier,
-    extract,
-    fid_infinity,
-    moments,
-)
+from guided_diffusion_edu.evaluation import fid_infinity, moments
+from guided_diffusion_edu.features import evaluation_classifier, extract
 from helpers import randn
 
 
 @pytest.fixture(scope="module")
-def judge():
+def network():
     return evaluation_classifier("digits")
 
 
@@ -49,9 +46,8 @@ def test_tradeoff_measures_neighbourhoods_of_the_first_real_ones_and_moments_of_
     tradeoff.trade_off("digits", tmp_path / "out.json", scales=(0.0,), steps=(2,), count=3)
     for reference in seen:
         assert torch.equal(reference.pool, whole.pool[:40])
-        assert torch.equal(reference.law.mean, whole.law.mean) and torch.equal(
-            reference.law.covariance, whole.law.covariance
-        )
+        assert torch.equal(reference.pooled.mean, whole.pooled.mean)
+        assert torch.equal(reference.pooled.covariance, whole.pooled.covariance)
     assert len(seen) == 4  # the held-out real ones, and three ways
 
 
@@ -74,35 +70,25 @@ def test_tradeoff_resumes_and_refuses_other_settings(tmp_path, capsys):
         main([*argv, "one"])
 
 
-def test_a_judge_of_other_classes_measures_no_accuracy(tmp_path, monkeypatch):
+def test_a_classifier_of_other_classes_measures_no_accuracy(tmp_path, monkeypatch):
     from guided_diffusion_edu import tradeoff
 
     digits = gde.load_pretrained("digits")
-    for labels in (digits.class_names, tuple("abcdefghij")):
-        monkeypatch.setattr(
-            tradeoff, "load_pretrained", lambda name: replace(digits, labels=labels)
-        )
-        record = gde.trade_off(
-            "digits", tmp_path / f"{labels[0]}.json", scales=(0.0,), steps=(2,), count=130
-        )
-        assert (
-            all(
-                ("accuracy" in row["scores"]) == (labels == digits.class_names)
-                for row in record["rows"]
-            )
-            and "accuracy" in record["real"]
-        )
+    for names in (digits.class_names, tuple("abcdefghij")):
+        other = replace(digits, class_names=names)
+        monkeypatch.setattr(tradeoff, "load_pretrained", lambda _, other=other: other)
+        out = tmp_path / f"{names[0]}.json"
+        record = gde.trade_off("digits", out, scales=(0.0,), steps=(2,), count=130)
+        known = ["accuracy" in row["scores"] for row in record["rows"]]
+        assert known == [names == digits.class_names] * 3 and "accuracy" in record["real"]
 
 
-def test_the_extrapolation_does_not_depend_on_the_intervals(judge):
-    data = gde.load_data("digits", train=False)
-    reference, samples = extract(judge, gde.load_data("digits").pixels), extract(judge, data.pixels)
-    assert (
-        len(
-            {evaluation.scores(reference, samples, repeats=n)["FID infinity"][0] for n in (0, 1, 5)}
-        )
-        == 1
+def test_the_extrapolation_does_not_depend_on_the_intervals(network):
+    reference, samples = (
+        extract(network, gde.load_data("digits", train=train).pixels) for train in (True, False)
     )
+    scores = [evaluation.scores(reference, samples, repeats=n) for n in (0, 1, 5)]
+    assert len({score["FID infinity"][0] for score in scores}) == 1
 
 
 def test_a_record_of_an_older_version_goes_on(tmp_path):
@@ -121,10 +107,9 @@ def test_a_tradeoff_does_not_go_on_with_other_weights(tmp_path, root):
     shutil.copytree(root / "guided_diffusion_edu" / "weights" / "digits", tmp_path / "w")
     about = dict(scales=(0.0,), steps=(2,), count=130, data="digits")
     gde.trade_off(str(tmp_path / "w"), tmp_path / "a.json", **about)
-    tensors, record = gde.training.read_tensors(tmp_path / "w" / "classifier.safetensors")
+    file = tmp_path / "w" / "classifier.safetensors"
+    tensors, record = read_tensors(file)
     name = sorted(tensors)[0]
-    gde.training.write_tensors(
-        tmp_path / "w" / "classifier.safetensors", tensors | {name: tensors[name] + 1}, record
-    )
+    write_tensors(file, tensors | {name: tensors[name] + 1}, record)
     with pytest.raises(ValueError, match="out must be a new file or one of the same settings"):
         gde.trade_off(str(tmp_path / "w"), tmp_path / "a.json", **about)

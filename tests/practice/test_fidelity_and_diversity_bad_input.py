@@ -24,7 +24,7 @@ FILES = [  # (what, said, what is done with the path)
     (
         "a record of measurements that is none",
         "out must be a new file or a record of such a run",
-        lambda p: tradeoff._resumed(written(p, b'{"rows"'), {}),
+        lambda p: tradeoff.resume_record(written(p, b'{"rows"'), {}),
     ),
 ]
 
