@@ -411,9 +411,8 @@ def resume(state: State, checkpoint: Path, about: object) -> None:
     ValueError if it is damaged or of another run, or if the processes do not all see it.
     """
     if checkpoint.exists():
-        saved = load_state(checkpoint, about)
         try:
-            state.load_state_dict(saved)
+            state.load_state_dict(load_state(checkpoint, about))
         except (RuntimeError, LookupError, TypeError) as error:
             raise ValueError(
                 f"out must hold a whole checkpoint of this run, and {checkpoint} does "

@@ -385,7 +385,7 @@ def test_a_state_comes_back_whole():
     one, two = (State(processes.Tiny(), processes.SCHEDULE, recipe) for _ in range(2))
     share = processes.DIGITS.pixels[:4].float() / 127.5 - 1
     for _ in range(2):
-        one.model(share, torch.zeros(4)).square().mean().backward()
+        one.scaler.scale(one.model(share, torch.zeros(4)).square().mean()).backward()
         one.update()
         one.note(torch.arange(4), torch.ones(4), torch.ones(4))
     two.load_state_dict(one.state_dict())

@@ -564,8 +564,8 @@ def test_a_network_of_v_comes_back_as_a_model_of_eps(tmp_path):
     a = s.alpha_bars[t].view(-1, 1, 1, 1).float()
     with torch.no_grad():
         eps = eps_from_v(x_t, network(x_t, t), a)
-        assert torch.allclose(gde.load_pretrained(str(tmp_path)).model(x_t, t), eps, atol=1e-6)
-        assert torch.allclose(trained(x_t, t), eps, atol=1e-6)
+        assert torch.allclose(gde.load_pretrained(str(tmp_path)).model(x_t, t), eps, atol=1e-5)
+        assert torch.allclose(trained(x_t, t), eps, atol=1e-5)
     (tmp_path / "other").mkdir()
     training.watch_samples(tmp_path / "other", s, (2, 1, 8, 8), steps=2)(network, range(4))
     seen = [Image.open(folder / "samples-000004.png") for folder in (tmp_path, tmp_path / "other")]
