@@ -66,13 +66,13 @@ def classifier_guidance(
 
     Equation: `eq-taylor`; Dhariwal and Nichol 2021, Eqs. 5 and 6.
     """
-    require_indices(y)
+    y = require_indices(y)
     low, high = map(int, y.aminmax()) if len(y) else (0, 0)  # read once: a GPU waits for it
 
     def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
         log_probs = classifier(x_t, t).log_softmax(-1)  # (B, classes)
         _require_classifier_fits(log_probs, len(x_t), y.shape, low, high)
-        return log_probs.gather(1, y.clone().long()[:, None])[:, 0]
+        return log_probs.gather(1, y.clone()[:, None])[:, 0]
 
     return log_prob_guidance(log_prob, scale)
 
@@ -154,7 +154,7 @@ def exact_guidance(
 
     Equation: `eq-bayes-score`.
     """
-    require_indices(y)
+    y = require_indices(y)
     require_finite(scale=scale)
     eps, std = mixture.denoiser(schedule), (1 - schedule.alpha_bars).sqrt()
 

@@ -68,14 +68,16 @@ def map_variation(
 
 
 def tilted_distribution(
-    mixture: GaussianMixture, y: int, scale: float, alpha_bar: float, bins: Tensor = BINS
+    mixture: GaussianMixture, label: int, scale: float, alpha_bar: float, bins: Tensor = BINS
 ) -> Tensor:
-    """Mass in each bin of p(x_0) p(y | x_0)^scale, noised to `alpha_bar`.
+    """Mass in each bin of p(x_0) p(y | x_0)^scale, y the class `label`, noised to `alpha_bar`.
 
     Equations: `eq-tilted-bins`, `eq-tilted-target`.
     """
     x = torch.linspace(-5, 5, 4001, dtype=torch.float64)
-    weights = (mixture.log_prob(x[:, None]) + scale * exact_class(mixture, y)(1.0, x)).softmax(0)
+    weights = (mixture.log_prob(x[:, None]) + scale * exact_class(mixture, label)(1.0, x)).softmax(
+        0
+    )
     z = (bins - alpha_bar**0.5 * x[:, None]) / (1 - alpha_bar) ** 0.5
     return weights @ torch.special.ndtr(z).diff(dim=1)
 
@@ -88,7 +90,7 @@ def sampling_floor(p: Tensor, n: int) -> float:
     return 0.5 * (2 * p * (1 - p) / (torch.pi * n)).sqrt().sum().item()
 
 # %% ../../nbs/depth/leaderboard.ipynb #c06
-Entry = Callable[..., Tensor]  # (mixture, schedule, y, scale, evaluations, bins) -> masses
+Entry = Callable[..., Tensor]  # (mixture, schedule, label, scale, evaluations, bins) -> masses
 Levels = Callable[[Schedule, int], Schedule]  # (schedule, evaluations) -> a shorter schedule
 
 
@@ -116,14 +118,14 @@ def quadrature_entry(tilt: Callable[[LogClass], Tilt]) -> Entry:
     def entry(
         mixture: GaussianMixture,
         schedule: Schedule,
-        y: int,
+        label: int,
         scale: float,
         evaluations: int,
         bins: Tensor = BINS,
     ) -> Tensor:
-        short, log_class = even_levels(schedule, evaluations), exact_class(mixture, y)
+        short, log_class = even_levels(schedule, evaluations), exact_class(mixture, label)
         x, weights = guided_chain(
-            mixture, short, y, gaussian_kernel(mixture), tilt(log_class), scale
+            mixture, short, label, gaussian_kernel(mixture), tilt(log_class), scale
         )
         half = (x[1] - x[0]) / 2
         return pushforward(torch.cat([x - half, x[-1:] + half]), weights, bins)
@@ -136,13 +138,13 @@ def carry_points(
     mixture: GaussianMixture,
     short: Schedule,
     schedule: Schedule,
-    y: int,
+    label: int,
     scale: float,
     x_T: Tensor,
     generator: Generators = None,
 ) -> Tensor:
     "Where a guided `sampler` takes the points `x_T` (N,) at the cleanest level of `short`: (N,)."
-    guidance = exact_guidance(mixture, schedule, torch.full((len(x_T),), y), scale)
+    guidance = exact_guidance(mixture, schedule, torch.full((len(x_T),), label), scale)
     options = dict(x_T=x_T[:, None], clip=False, generator=generator, trajectory=True)
     model, shape = mixture.denoiser(schedule), (len(x_T), 1)
     _, path = sampler(model, short, shape, guidance=guidance, **options)
@@ -158,14 +160,14 @@ def map_entry(sampler: Callable, levels: Levels) -> Entry:
     def entry(
         mixture: GaussianMixture,
         schedule: Schedule,
-        y: int,
+        label: int,
         scale: float,
         evaluations: int,
         bins: Tensor = BINS,
     ) -> Tensor:
         short, z = levels(schedule, evaluations), torch.linspace(-6, 6, 4001, dtype=torch.float64)
-        masses = mixture_cdf(mixture.at(short.alpha_bars[-1].item()), z, y).diff()
-        ends = carry_points(sampler, mixture, short, schedule, y, scale, z)
+        masses = mixture_cdf(mixture.at(short.alpha_bars[-1].item()), z, label).diff()
+        ends = carry_points(sampler, mixture, short, schedule, label, scale, z)
         return pushforward(ends, masses, bins)
 
     return entry
@@ -180,14 +182,14 @@ def sample_entry(sampler: Callable, levels: Levels, n: int = 50_000, seed: int =
     def entry(
         mixture: GaussianMixture,
         schedule: Schedule,
-        y: int,
+        label: int,
         scale: float,
         evaluations: int,
         bins: Tensor = BINS,
     ) -> Tensor:
         short, generator = levels(schedule, evaluations), torch.Generator().manual_seed(seed)
-        x_T = mixture.at(short.alpha_bars[-1].item()).sample(n, y, generator)[:, 0]
-        x = carry_points(sampler, mixture, short, schedule, y, scale, x_T, generator)
+        x_T = mixture.at(short.alpha_bars[-1].item()).sample(n, label, generator)[:, 0]
+        x = carry_points(sampler, mixture, short, schedule, label, scale, x_T, generator)
         return torch.histogram(x, bins)[0] / n
 
     return entry
@@ -202,14 +204,14 @@ def particle_entry(n: int = 20_000, seed: int = 0) -> Entry:
     def entry(
         mixture: GaussianMixture,
         schedule: Schedule,
-        y: int,
+        label: int,
         scale: float,
         evaluations: int,
         bins: Tensor = BINS,
     ) -> Tensor:
         short, generator = even_levels(schedule, evaluations), torch.Generator().manual_seed(seed)
         twist, model = (
-            power_twist(mixture.classifier(schedule), y, scale),
+            power_twist(mixture.classifier(schedule), label, scale),
             mixture.denoiser(schedule),
         )
         x_T = torch.randn(n, 1, dtype=torch.float64, generator=generator)
@@ -239,22 +241,23 @@ def score_table(
     methods: Mapping[str, Entry],
     mixture: GaussianMixture,
     schedule: Schedule,
-    y: int,
+    label: int,
     scale: float = 1.0,
     budgets: Sequence[int] = (6, 12, 24, 48),
     bins: Tensor = BINS,
 ) -> dict[str, list[float]]:
     """Total variation of each method to the exact target, one per budget of evaluations.
 
-    `methods`: entries by name, in the one-dimensional `mixture`, guided to class `y`. Returns
-    {name: [one for each of `budgets`]}.
+    `methods`: entries by name, in the one-dimensional `mixture`, guided to the class `label`.
+    Returns {name: [one for each of `budgets`]}.
 
     Equation: `eq-total-variation`.
     """
-    target = tilted_distribution(mixture, y, scale, schedule.alpha_bars[0].item(), bins)
+    target = tilted_distribution(mixture, label, scale, schedule.alpha_bars[0].item(), bins)
     return {
         name: [
-            total_variation(entry(mixture, schedule, y, scale, n, bins), target) for n in budgets
+            total_variation(entry(mixture, schedule, label, scale, n, bins), target)
+            for n in budgets
         ]
         for name, entry in methods.items()
     }

@@ -86,9 +86,9 @@ LogClass = Callable[[float, Tensor], Tensor]
 Tilt = Callable[[Schedule, int, Tensor, Tensor, Tensor], Tensor]
 
 
-def exact_class(mixture: GaussianMixture, y: int) -> LogClass:
-    "`log_class(alpha_bar, x)`: log p(y | x), (N,), of the mixture's own classifier."
-    return lambda alpha_bar, x: mixture.at(alpha_bar).class_log_probs(x[:, None])[:, y]
+def exact_class(mixture: GaussianMixture, label: int) -> LogClass:
+    "`log_class(alpha_bar, x)`: log p(y | x), (N,), of the exact classifier, y the class `label`."
+    return lambda alpha_bar, x: mixture.at(alpha_bar).class_log_probs(x[:, None])[:, label]
 
 
 def no_tilt(schedule: Schedule, i: int, x: Tensor, mean: Tensor, below: Tensor) -> Tensor:
@@ -199,32 +199,32 @@ def _grid(mixture: GaussianMixture, schedule: Schedule, i: int, half_width: floa
     return torch.linspace(-half_width, half_width, points, dtype=torch.float64)
 
 
-def class_distribution(mixture: GaussianMixture, y: int, alpha_bar: float, x: Tensor) -> Tensor:
-    "Distribution of x_t given the class: weights on the even grid `x` (N,), sum 1."
-    labels = torch.full((len(x),), y)
-    return mixture.at(alpha_bar).log_prob(x[:, None], labels).softmax(0)
+def class_distribution(mixture: GaussianMixture, label: int, alpha_bar: float, x: Tensor) -> Tensor:
+    "Distribution of x_t given the class `label`: weights on the even grid `x` (N,), sum 1."
+    y = torch.full((len(x),), label)
+    return mixture.at(alpha_bar).log_prob(x[:, None], y).softmax(0)
 
 
 def guided_chain(
     mixture: GaussianMixture,
     schedule: Schedule,
-    y: int,
+    label: int,
     kernel: Kernel,
     tilt: Tilt,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Distribution that a guided chain in one dimension ends with, by quadrature.
 
-    It starts from the exact distribution of x_T given class `y` and ends at the cleanest level of
-    `schedule`. `kernel(schedule, i, x, below)` as `exact_kernel` gives it, `tilt(schedule, i, x,
-    mean, below)` as `product_tilt` does, here times `scale`.
+    It starts from the exact distribution of x_T given the class `label` and ends at the cleanest
+    level of `schedule`. `kernel(schedule, i, x, below)` as `exact_kernel` gives it, `tilt(schedule,
+    i, x, mean, below)` as `product_tilt` does, here times `scale`.
     Returns the grid, (N,), and the weights on it, (N,), sum 1.
 
     Equations: `eq-chain-law`, `eq-tilted-kernel`.
     """
     i = len(schedule) - 1
     x = _grid(mixture, schedule, i)
-    weights = class_distribution(mixture, y, schedule.alpha_bars[i].item(), x)
+    weights = class_distribution(mixture, label, schedule.alpha_bars[i].item(), x)
     for i in range(len(schedule) - 1, 0, -1):
         below, held = _grid(mixture, schedule, i - 1), weights > 1e-18  # the rest adds nothing
         logs, mean = kernel(schedule, i, x[held], below)
