@@ -31,9 +31,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.performance import cuda_graph, matmul_rate, utilisation
-from guided_diffusion_edu.training import PRECISIONS, provenance, write_text
-from guided_diffusion_edu.training import _network as as_trained
+from guided_diffusion_edu.checkpoints import write_text
+from guided_diffusion_edu.performance import CudaGraph, matmul_rate, utilisation
+from guided_diffusion_edu.provenance import provenance
+from guided_diffusion_edu.training import PRECISIONS, LoopNetwork
 from guided_diffusion_edu.unet import survey
 
 warnings.filterwarnings("ignore", category=FutureWarning)
@@ -205,7 +206,7 @@ def fast_networks(problem):
     precision = "bfloat16" if DEVICE.type == "cuda" else "float32"
     dtype = PRECISIONS[precision] or torch.float32
     sampling = gde.fast(copy.deepcopy(unet).eval().requires_grad_(False), dtype)
-    network = as_trained(
+    network = LoopNetwork(
         unet.to(memory_format=torch.channels_last), gde.Recipe(precision=precision, compile=True)
     )
     return (
@@ -226,7 +227,7 @@ def ours_fast(problem):
 
 def ours_recorded(problem):
     unet, _, sampling, guidance = fast_networks(problem)
-    return unet, samplers(cuda_graph(sampling), cuda_graph(guidance), problem)
+    return unet, samplers(CudaGraph(sampling), CudaGraph(guidance), problem)
 
 
 def released_samples(problem, unet):
@@ -339,12 +340,12 @@ def diffusers_blocks(fields):
 
 def diffusers_state(fields, state):
     "The released network's `state` by diffusers' names."
-    found = {}
+    renamed = {}
 
     def move(old, new):
         for kind in ("weight", "bias"):
             if f"{old}.{kind}" in state:
-                found[f"{new}.{kind}"] = state[f"{old}.{kind}"]
+                renamed[f"{new}.{kind}"] = state[f"{old}.{kind}"]
 
     for old, new in {
         "time_embed.0": "time_embedding.linear_1",
@@ -362,10 +363,10 @@ def diffusers_state(fields, state):
         move(f"{old}.norm", f"{new}.group_norm")
         for kind in ("weight", "bias"):
             for name, value in zip("qkv", state[f"{old}.qkv.{kind}"].chunk(3)):
-                found[f"{new}.to_{name}.{kind}"] = value.flatten(1) if kind == "weight" else value
+                renamed[f"{new}.to_{name}.{kind}"] = value.flatten(1) if kind == "weight" else value
             value = state[f"{old}.proj_out.{kind}"]
-            found[f"{new}.to_out.0.{kind}"] = value.flatten(1) if kind == "weight" else value
-    return found
+            renamed[f"{new}.to_out.0.{kind}"] = value.flatten(1) if kind == "weight" else value
+    return renamed
 
 
 def diffusers(problem):
@@ -549,9 +550,9 @@ def settle():
 
 def result(run):
     torch.manual_seed(1)
-    found = run()
+    output = run()
     settle()
-    return found
+    return output
 
 
 def seconds(run):
@@ -575,16 +576,16 @@ def race(runs, rounds):
     seconds.
     """
     taken = [{peer: seconds(run) for peer, run in runs.items()} for _ in range(rounds)]
-    found = {}
+    table = {}
     for peer in runs:
         ratios = [one["released"] / one[peer] for one in taken]
-        found[peer] = dict(
+        table[peer] = dict(
             times_as_fast=round(statistics.median(ratios), 3),
             least=round(min(ratios), 3),
             most=round(max(ratios), 3),
             seconds=round(statistics.median(one[peer] for one in taken), 4),
         )
-    return found
+    return table
 
 
 def differences(name, row, runs):
@@ -614,23 +615,22 @@ def side_by_side(name, wanted, rounds):
     for row in ("training step", "guided DDPM step", "guided DDIM step", "guided DDIM-25"):
         runs = {peer: rows[row] for peer, (_, rows) in built.items() if row in rows}
         gaps = differences(name, row, runs) if row != "guided DDIM-25" else {}
-        found = race(runs, rounds if row != "guided DDIM-25" else max(rounds // 2, 1))
-        for peer in found:
-            found[peer] |= dict(
-                gflop=round(flops(runs[peer]) / 1e9, 1)
-                if not peer.startswith("ours, fast") and row == "training step"
-                else None,
+        speeds = race(runs, rounds if row != "guided DDIM-25" else max(rounds // 2, 1))
+        for peer, speed in speeds.items():
+            counted = row == "training step" and not peer.startswith("ours, fast")
+            speed |= dict(
+                gflop=round(flops(runs[peer]) / 1e9, 1) if counted else None,
                 parameters=parameters(built[peer][0]),
                 largest_difference=gaps.get(peer),
             )
             if DEVICE.type == "cuda" and row in MEASURED and peer != "ours, fast and recorded":
-                found[peer]["megabytes"] = peak_of_gpu(runs[peer])
-            one = found[peer]
+                speed["megabytes"] = peak_of_gpu(runs[peer])
+            ratio = f"{speed['times_as_fast']:5.2f} ({speed['least']:.2f} to {speed['most']:.2f})"
             print(
-                f"{name:28} {row:17} {peer:28} {one['times_as_fast']:5.2f} ({one['least']:.2f} to {one['most']:.2f}) times as fast as the released code, {one['seconds']:.4f} s",
-                flush=True,
+                f"{name:28} {row:17} {peer:28} {ratio} times as fast as the released code", end=""
             )
-        table[row] = found
+            print(f", {speed['seconds']:.4f} s", flush=True)
+        table[row] = speeds
     return table
 
 
@@ -672,9 +672,9 @@ def memory(name, wanted, rows):
     if DEVICE.type == "cuda":
         return {
             row: {
-                peer: found["megabytes"]
-                for peer, found in rows[name][row].items()
-                if "megabytes" in found
+                peer: peer_row["megabytes"]
+                for peer, peer_row in rows[name][row].items()
+                if "megabytes" in peer_row
             }
             for row in MEASURED
         }
@@ -731,9 +731,8 @@ def growth():
 
         work = flops(run)
         run()
-        rounds = [
-            (matmul_rate(), seconds(run)) for _ in range(7)
-        ]  # the ceiling right before each run
+        # the ceiling right before each run
+        rounds = [(matmul_rate(), seconds(run)) for _ in range(7)]
         shares, took = (
             statistics.median(values)
             for values in zip(*((utilisation(work, took, rate), took) for rate, took in rounds))
@@ -749,10 +748,8 @@ def growth():
                 ceiling_gflops=round(max(rate for rate, _ in rounds) / 1e9, 1),
             )
         )
-        print(
-            f"{size} x {size}, batch {batch}, {steps} steps: {work / 1e9:.1f} GFLOP at {rows[-1]['share_of_ceiling']:.0%} of the ceiling",
-            flush=True,
-        )
+        print(f"{size} x {size}, batch {batch}, {steps} steps: {work / 1e9:.1f} GFLOP", end=" ")
+        print(f"at {shares:.0%} of the ceiling", flush=True)
     return rows
 
 
@@ -769,11 +766,11 @@ def kernels(run):
     "{kind: milliseconds} of the kernels that `run` orders, by torch's profiler."
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         run()
         settle()
     taken = dict.fromkeys([*KINDS, "others, most of them copies"], 0.0)
-    for event in found.key_averages():
+    for event in profiled.key_averages():
         kind = next(
             (kind for kind, names in KINDS.items() if any(name in event.key for name in names)),
             list(taken)[-1],
@@ -815,17 +812,17 @@ def filling():
             STEPS * (forward + 2 * opinion),
             PEERS[peer](problem)[1]["guided DDIM step"],
         )
-    rate, found = matmul_rate(8192, torch.bfloat16, DEVICE), {}
+    rate, shares = matmul_rate(8192, torch.bfloat16, DEVICE), {}
 
     def note(name, work, took, steps=1):
-        found[name] = dict(
+        shares[name] = dict(
             batch=FULL,
             gflop=round(work / steps / 1e9, 1),
             seconds=round(took / steps, 6),
             ceiling_gflops=round(rate / 1e9),
             share_of_ceiling=round(utilisation(work, took, rate), 3),
         )
-        print(name, found[name], flush=True)
+        print(name, shares[name], flush=True)
 
     for name, (work, run) in cases.items():
         run()
@@ -838,7 +835,7 @@ def filling():
         )
     taken = kernels(evaluation)
     note("evaluation, fast: its kernels alone", forward, sum(taken.values()) / 1000)
-    return dict(filling=found, kernels_milliseconds=taken)
+    return dict(filling=shares, kernels_milliseconds=taken)
 
 
 def main():
@@ -870,8 +867,8 @@ def main():
     )
     partial = path.with_suffix(".partial")  # an earlier result stays whole until there is a new one
 
-    def keep(name, found):
-        record.setdefault(name, {}).update(found)
+    def keep(name, values):
+        record.setdefault(name, {}).update(values)
         write_text(partial, json.dumps(record, indent=1) + "\n")
 
     if DEVICE.type == "cpu":
@@ -880,8 +877,8 @@ def main():
         keep("rows", {name: side_by_side(name, wanted, args.rounds)})
         keep("memory", {name: memory(name, wanted, record["rows"])})
     if DEVICE.type == "cuda":
-        for name, found in filling().items():
-            keep(name, found)
+        for name, values in filling().items():
+            keep(name, values)
     partial.replace(path)
 
 

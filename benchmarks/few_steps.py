@@ -88,7 +88,8 @@ def main():
     )
     record["commands"].append(
         dict(
-            command=f"python benchmarks/few_steps.py {args.data} --count {args.count} --seed {args.seed}",
+            command=f"python benchmarks/few_steps.py {args.data} "
+            f"--count {args.count} --seed {args.seed}",
             **provenance(),
         )
     )
@@ -114,7 +115,9 @@ def main():
         )
         write_text(out, json.dumps(record, indent=1) + "\n")
         print(
-            f"{method:18} {steps:4} steps, guided {share:4.0%}: FID {table['FID'][0]:.3f} [{table['FID'][1]:.3f}, {table['FID'][2]:.3f}], accuracy {table['accuracy'][0]:.3f}",
+            f"{method:18} {steps:4} steps, guided {share:4.0%}: FID {table['FID'][0]:.3f}",
+            f"[{table['FID'][1]:.3f}, {table['FID'][2]:.3f}],",
+            f"accuracy {table['accuracy'][0]:.3f}",
             flush=True,
         )
 

@@ -14,8 +14,8 @@ for count in map(int, sys.argv[1:] or (1000, 3000)):
         subprocess.run(
             [
                 sys.executable,
-                "-c",
-                "import sys; from guided_diffusion_edu.cli import main; sys.exit(main(sys.argv[1:]))",
+                "-m",
+                "guided_diffusion_edu",
                 "sample",
                 "--count",
                 str(count),
@@ -27,7 +27,5 @@ for count in map(int, sys.argv[1:] or (1000, 3000)):
             check=True,
         )
     # of the largest child so far: begin with the smallest count
-    print(
-        f"{count:6} samples: at most {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB",
-        flush=True,
-    )
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{count:6} samples: at most {peak:.0f} MiB", flush=True)

@@ -18,8 +18,10 @@ import torch
 from torch.nn import functional as F
 
 import guided_diffusion_edu as gde
+from guided_diffusion_edu.checkpoints import write_text
 from guided_diffusion_edu.data import digits_evaluation_classifier, within_class_std
-from guided_diffusion_edu.training import fit, provenance, write_text
+from guided_diffusion_edu.provenance import provenance
+from guided_diffusion_edu.training import diffusion_loss, fit
 
 SMALL = dict(
     image_size=8,
@@ -37,33 +39,22 @@ SEEDS, SCALES, COUNT = (0, 1, 2), (0.0, 1.0, 2.0, 4.0), 300
 SCHEDULE = gde.linear_schedule()
 STEPS = gde.respace(SCHEDULE, 25)
 DATA, HELD_OUT = gde.load_data("digits"), gde.load_data("digits", train=False)
-JUDGE = digits_evaluation_classifier()
+EVALUATION_CLASSIFIER = digits_evaluation_classifier()
 
 
-def trained(network, config, loss, recipe):
+def train(network, config, loss, recipe):
     "The averaged network, in `eval` mode."
     torch.manual_seed(recipe.seed)
+    model = network(config)
     with tempfile.TemporaryDirectory() as folder:
-        average, _ = fit(
-            network(config),
-            loss,
-            DATA,
-            SCHEDULE,
-            recipe,
-            Path(folder) / "checkpoint",
-            {},
-            progress=False,
-        )
+        path = Path(folder) / "checkpoint"
+        average, _ = fit(model, loss, DATA, SCHEDULE, recipe, path, progress=False)
     return average.eval().requires_grad_(False)
 
 
-def unet(seed, **fields):
-    def loss(model, schedule, x_0, y, t, eps):
-        return gde.simple_loss(
-            model, schedule, x_0, t, eps, y if model.config.num_classes else None
-        )
-
-    return trained(gde.UNet, replace(UNET, **fields), loss, replace(RECIPE, seed=seed))
+def train_unet(seed, **fields):
+    config, recipe = replace(UNET, **fields), replace(RECIPE, seed=seed)
+    return train(gde.UNet, config, diffusion_loss(config, recipe), recipe)
 
 
 def clean_loss(classifier, schedule, x_0, y, t, eps):
@@ -75,55 +66,38 @@ def as_if_clean(classifier):
     return lambda x, t: classifier(x, torch.zeros_like(t))
 
 
+def classes_for(model, y):
+    "`y` if the model is class-conditional."
+    return y if model.config.num_classes else None
+
+
 @torch.no_grad()
 def held_out_loss(model):
-    """Mean squared error of the noise on the held-out digits, over 20 steps spread evenly, from
-    fixed noise.
-    """
-    g, x_0, y = torch.Generator().manual_seed(0), gde.from_pixels(HELD_OUT.pixels), HELD_OUT.labels
-    levels = [torch.full((len(x_0),), t) for t in range(25, 1000, 50)]
-    return sum(
-        gde.simple_loss(
-            model,
-            SCHEDULE,
-            x_0,
-            t,
-            torch.randn(x_0.shape, generator=g),
-            y if model.config.num_classes else None,
-        )
-        .mean()
-        .item()
-        for t in levels
-    ) / len(levels)
-
-
-def frechet(a, b):
-    "Fréchet distance of the pixels (B, 64) of `a` and `b` as Gaussians."
-    mean, other = a.mean(0), b.mean(0)
-    root = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp(min=0).sqrt().sum()
-    return ((mean - other).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * root).item()
+    "Mean squared error of the noise on the held-out digits, over 20 even timesteps, fixed noise."
+    g, x_0 = torch.Generator().manual_seed(0), gde.from_pixels(HELD_OUT.pixels)
+    y, losses = classes_for(model, HELD_OUT.labels), []
+    for level in range(25, 1000, 50):
+        t, eps = torch.full((len(x_0),), level), torch.randn(x_0.shape, generator=g)
+        losses.append(gde.simple_loss(model, SCHEDULE, x_0, t, eps, y).mean().item())
+    return sum(losses) / len(losses)
 
 
 def quality(model, scale, classifier, seed=0):
-    """Of COUNT samples by guided DDIM in 25 steps, from noise by `seed`: share that the judge names
-    right, spread within a class, distance of pixels to the held-out digits.
+    """Of COUNT samples by guided DDIM in 25 steps, from noise by `seed`: the accuracy of the
+    evaluation classifier, the spread within a class, the distance of pixels to held-out digits.
     """
     y, g = torch.arange(COUNT) % 10, torch.Generator().manual_seed(1 + seed)
     guidance = gde.classifier_guidance(classifier, y, scale) if scale else None
+    shape = (COUNT, 1, 8, 8)
     x = gde.ddim_sample(
-        model,
-        STEPS,
-        (COUNT, 1, 8, 8),
-        y=y if model.config.num_classes else None,
-        guidance=guidance,
-        generator=g,
+        model, STEPS, shape, y=classes_for(model, y), guidance=guidance, generator=g
     ).clamp(-1, 1)
     real = gde.from_pixels(HELD_OUT.pixels)
     return dict(
         scale=scale,
-        right=(JUDGE(x) == y).double().mean().item(),
+        right=(EVALUATION_CLASSIFIER(x) == y).double().mean().item(),
         spread=within_class_std(x, y) / within_class_std(real, HELD_OUT.labels),
-        frechet=frechet(x.flatten(1).double(), real.flatten(1).double()),
+        frechet=gde.fid(x.flatten(1).double(), real.flatten(1).double()),
     )
 
 
@@ -138,14 +112,14 @@ def accuracy(classifier, t):
 
 def classifiers(base):
     "The same classifier, trained with noise and without."
-    noisy = trained(gde.Classifier, CLASSIFIER, gde.classifier_loss, RECIPE)
-    clean = as_if_clean(trained(gde.Classifier, CLASSIFIER, clean_loss, RECIPE))
+    noisy = train(gde.Classifier, CLASSIFIER, gde.classifier_loss, RECIPE)
+    clean = as_if_clean(train(gde.Classifier, CLASSIFIER, clean_loss, RECIPE))
     levels = [0, 100, 200, 300, 400, 600, 800]
     return {
         name: dict(
             levels=levels,
             accuracy=[accuracy(c, t) for t in levels],
-            guided=[quality(base, s, c) for s in SCALES],
+            guided=[quality(base, scale, c) for scale in SCALES],
         )
         for name, c in (("noise-aware", noisy), ("clean", clean))
     }
@@ -154,12 +128,9 @@ def classifiers(base):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="results/training-choices.json")
-    out, began = (
-        Path(parser.parse_args().out).resolve(),
-        time.process_time(),
-    )  # the file is a link into the package
+    out, began = Path(parser.parse_args().out), time.process_time()
     noisy = gde.load_pretrained("digits").classifier
-    found = dict(
+    record = dict(
         provenance=dict(command="python benchmarks/training_choices.py", **provenance()),
         recipe=asdict(RECIPE),
         unet=asdict(UNET),
@@ -168,7 +139,7 @@ def main():
         seeds=SEEDS,
     )
     bases = {
-        name: [unet(seed, **fields) for seed in SEEDS]
+        name: [train_unet(seed, **fields) for seed in SEEDS]
         for name, fields in dict(
             unconditional={},
             conditional=dict(num_classes=10),
@@ -176,24 +147,24 @@ def main():
         ).items()
     }
     print(f"trained after {time.process_time() - began:.0f} s", flush=True)
-    found["conditioning"] = {
+    record["conditioning"] = {
         name: [
             dict(held_out_loss=held_out_loss(model), **quality(model, 0.0, None, seed))
             for seed, model in zip(SEEDS, bases[key])
         ]
         for name, key in (("AdaGN", "conditional"), ("addition", "addition"))
     }
-    found["base"] = {
+    record["base"] = {
         name: [
-            [quality(model, s, noisy, seed) for s in SCALES]
+            [quality(model, scale, noisy, seed) for scale in SCALES]
             for seed, model in zip(SEEDS, bases[name])
         ]
         for name in ("unconditional", "conditional")
     }
-    found["classifiers"] = classifiers(bases["unconditional"][0])
-    found["seconds"] = round(time.process_time() - began)
-    write_text(out, json.dumps(found, indent=1) + "\n")
-    print(f"{out} after {found['seconds']} s")
+    record["classifiers"] = classifiers(bases["unconditional"][0])
+    record["seconds"] = round(time.process_time() - began)
+    write_text(out, json.dumps(record, indent=1) + "\n")
+    print(f"{out} after {record['seconds']} s")
 
 
 if __name__ == "__main__":

@@ -222,8 +222,7 @@ def require_sampling(
         raise ValueError(f"start must be in [0, {last}] and come with x_T, got {start}{without}")
     if x_T is not None:
         require_floats(x_T=x_T)
-        asked = f"have the shape {tuple(shape)} asked for"
-        require(tuple(x_T.shape) == tuple(shape), "x_T", asked, tuple(x_T.shape))
+        require_shape("x_T", x_T, *shape)
 
 # %% ../nbs/depth/validation.ipynb #watch02
 class Watch:

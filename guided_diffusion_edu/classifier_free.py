@@ -87,7 +87,7 @@ def cfg_model(model: Model, y: Tensor, scale: Tensor | float, null: int | None =
 
     Equation: `eq-free-eps`; Ho and Salimans 2022, Eq. 6 (there w = scale - 1).
     """
-    require_indices(y)
+    y = require_indices(y)
     unconditional = class_model(model, null_classes(y, null))
     return autoguided_model(class_model(model, y), unconditional, scale)
 
@@ -105,7 +105,7 @@ def implicit_guidance(
 
     Equation: `eq-implicit-classifier`; Ho and Salimans 2022, Section 3.2.
     """
-    require_indices(y)
+    y = require_indices(y)
     require_finite(scale=scale)
     unconditional, width = null_classes(y, null), (1 - schedule.alpha_bars).sqrt()
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ._validation import require
+from ._validation import require, shorten
 from .batches import write_npz
 from .checkpoints import write_text, write_whole
 from guided_diffusion_edu.data import (
@@ -159,7 +159,8 @@ def class_index(label: str, class_names: Sequence[str]) -> int:
     if label in names:  # NFC: a letter that can be written in two ways is one letter
         return names.index(label)
     known = label.isdecimal() and int(label) < len(names)
-    _require(known, "--label", f"a class in [0, {len(names)}) or one of {names}", repr(label))
+    wanted = f"a class in [0, {len(names)}) or one of {shorten(names)}"
+    _require(known, "--label", wanted, repr(label))
     return int(label)
 
 # %% ../nbs/practice/command_line.ipynb #c10d

@@ -183,7 +183,7 @@ def simple_loss(
 
     Equation: `eq-simple-loss`; Ho et al. 2020, Eq. 14 (the mean in place of the sum).
     """
-    output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
+    output = model(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t.long()], y)
     require_output(output, x_0)
     predicted = output[:, : x_0.shape[1]]  # a variance output, if any, is in the channels behind
     return squared_error(predicted, eps, weight, t)
@@ -329,7 +329,7 @@ def hybrid_loss(
     Equation: `eq-hybrid-loss`; Nichol and Dhariwal 2021, Eq. 16.
     """
     x_t, channels = schedule.add_noise(x_0, t, eps), x_0.shape[1]
-    output = model(x_t, schedule.timesteps.to(t.device)[t], y)
+    output = model(x_t, schedule.timesteps.to(t.device)[t.long()], y)
     wanted = f"give {2 * channels} channels to learn its variance"
     require(output.shape[1] == 2 * channels, "model", wanted, output.shape[1])
     predicted, variance_output = output.split(channels, dim=1)
@@ -379,7 +379,7 @@ def bits_per_dim(
     for i in range(len(schedule)):
         t = torch.full((len(x_0),), i, device=x_0.device)
         x_t = schedule.add_noise(x_0, t, noise_like(x_0, generator))
-        output = model(x_t, schedule.timesteps.to(t.device)[t], y)
+        output = model(x_t, schedule.timesteps.to(t.device)[t.long()], y)
         terms.append(bound_term(output, schedule, x_0, x_t, t, variance))
     alpha_bar, zero = schedule.alpha_bars[-1], torch.zeros(1).to(x_0)
     log_variance = torch.log1p(-alpha_bar).to(x_0)

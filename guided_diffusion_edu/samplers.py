@@ -130,7 +130,7 @@ class Denoiser:
         self.watch = Watch(x_T, trajectory)
         self.model, self.guidance = self.watch.model(model), self.watch.guidance(guidance)
         self.record, self.finish = self.watch.record, self.watch.finish
-        self.x_T, self.y, self.clip = x_T, y, clip
+        self.x_T, self.y, self.clip = x_T, None if y is None else y.long(), clip
         self.edit_x_0, self.noise = edit_x_0, partial(noise_like, generator=generator)
         self.levels = list(zip(schedule.alpha_bars.tolist(), schedule.alpha_bars_prev.tolist()))
         self.t = schedule.timesteps.to(x_T.device)[:, None].expand(-1, len(x_T))  # (T, B)

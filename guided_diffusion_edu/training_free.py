@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from guided_diffusion_edu._validation import (
     require,
     require_indices,
+    require_mask,
     require_shape,
     require_whole,
 )
@@ -80,8 +81,9 @@ def measurement_loss(look: Callable[[Tensor], Tensor], value: Tensor, r: float) 
 
 
 def known_pixels(mask: Tensor) -> Callable[[Tensor], Tensor]:
-    "Measures the pixels where `mask` (broadcast to (B, C, H, W)) is 1."
-    return lambda x_0: mask * x_0
+    "Measures the pixels where `mask` (bool, or 0 and 1, broadcast to (B, C, H, W)) is true."
+    known = require_mask(mask)
+    return lambda x_0: known * x_0
 
 
 def colour(x_0: Tensor) -> Tensor:
@@ -104,8 +106,7 @@ def edges(x_0: Tensor) -> Tensor:
 # %% ../nbs/beyond/training_free.ipynb #c08
 def class_loss(classifier: Callable[[Tensor, Tensor], Tensor], y: Tensor) -> Loss:
     "`loss(x_0)`, (B,): -log p(y | x_0) by `classifier(x_0, 0)`; `y`: classes (B,)."
-    require_indices(y)
-    y = y.long()
+    y = require_indices(y)
 
     def loss(x_0):
         log_probs = classifier(x_0, torch.zeros_like(y)).log_softmax(-1)
@@ -189,9 +190,8 @@ def replace_known(image: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Ten
 
     `mask`: bool, or numbers 0 and 1; both broadcast to (B, C, ...). ValueError for other numbers.
     """
-    fits = mask.dtype == torch.bool or ((mask == 0) | (mask == 1)).all()
-    require(fits, "mask", "be bool, or hold 0 and 1 only", mask.dtype)
-    return lambda x_0, t: torch.where(mask.bool(), image, x_0)
+    known = require_mask(mask)
+    return lambda x_0, t: torch.where(known, image, x_0)
 
 
 @torch.no_grad()

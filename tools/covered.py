@@ -11,7 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
-from guided_diffusion_edu.training import provenance
+from guided_diffusion_edu.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 WANTED = dict(lines=95, branches=90)

@@ -27,12 +27,13 @@ from PIL import Image
 from safetensors.torch import save
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu import data, pretrained, tradeoff, training
+from guided_diffusion_edu import batches, checkpoints, data, evaluation, pretrained, tradeoff
+from guided_diffusion_edu.batches import Batch
 from guided_diffusion_edu.classifier_free import drop_labels
 from guided_diffusion_edu.data import data_card, within_class_std
 from guided_diffusion_edu.diagnostics import dynamic_threshold
 from guided_diffusion_edu.diffusion import noise_like
-from guided_diffusion_edu.evaluation import Batch, bootstrap_interval, moments
+from guided_diffusion_edu.evaluation import bootstrap_interval, moments
 from guided_diffusion_edu.model_card import nearest_distances
 from guided_diffusion_edu.particles import effective_sample_size, systematic
 from guided_diffusion_edu.training_free import colour, edges, low_pass
@@ -85,11 +86,11 @@ def read_emoji(path):
 
 
 def read_record(path):
-    pretrained._record(path)
+    pretrained.read_record(path)
 
 
 def read_results(path):
-    tradeoff._resumed(path, {})
+    tradeoff.resume_record(path, {})
 
 
 TINY = gde.UNet(
@@ -114,7 +115,7 @@ def read_released(path):
 READERS = {
     "safetensors": (
         [save(TENSORS), save(TENSORS, metadata=dict(about="{}"))],
-        training.read_tensors,
+        checkpoints.read_tensors,
     ),
     "PyTorch": (
         [
@@ -135,7 +136,7 @@ READERS = {
     "record": (
         [
             (pretrained.WEIGHTS / "digits" / "diffusion.json").read_bytes(),
-            b'{"schedule": {"name": "linear", "T": 1}, "config": {}, "classes": []}',
+            b'{"schedule": {"name": "linear", "T": 1}, "config": {}, "class_names": []}',
         ],
         read_record,
     ),
@@ -252,8 +253,9 @@ def run_atheris(name, argv):
     for module in (
         data,
         pretrained,
-        training,
-        gde.evaluation,
+        checkpoints,
+        batches,
+        evaluation,
         numpy.lib.format,
         zipfile,
         torch._weights_only_unpickler,
@@ -354,7 +356,9 @@ CALLS = {
     },
     "particle_sample": (
         "na",
-        lambda a, b: gde.particle_sample(flat, SHORT, a, lambda x, t: x.flatten(1).sum(1), x_T=b),
+        lambda a, b: gde.particle_sample(
+            flat, SHORT, a, twist=lambda x, t: x.flatten(1).sum(1), x_T=b
+        ),
     ),
     "timestep_embedding": ("an", gde.timestep_embedding),
     "UNet": (3, lambda a, b, c: TINY(a, b, c)),
@@ -362,7 +366,7 @@ CALLS = {
     "UNetConfig": ("nnn", lambda a, b, c: gde.UNetConfig(channels=a, image_size=b, dropout=c)),
     "load_data": (1, lambda a: gde.load_data(a, image_size=8)),
     "load_pretrained": (1, gde.load_pretrained),
-    "openai_config": (1, gde.openai_config),
+    "openai_release": (1, gde.openai_release),
     "data_card": (1, lambda a: data_card(a, gde.load_data("digits"))),
     "moments": (1, moments),
     "fid": (2, gde.fid),
@@ -375,7 +379,7 @@ CALLS = {
         ),
     ),
     "drop_labels": ("nn", lambda a, b: drop_labels(torch.tensor([0, 1]), a, 9)),
-    "free_guidance": ("an", lambda a, b: gde.cfg_model(flat, a, b)),
+    "cfg_model": ("an", lambda a, b: gde.cfg_model(flat, a, b)),
     "systematic": (
         "an",
         lambda a, b: systematic(a, b if not isinstance(b, int) or abs(b) < 1000 else 5),

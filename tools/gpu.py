@@ -25,8 +25,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.pretrained import released_names
-from guided_diffusion_edu.training import provenance, write_text
+from guided_diffusion_edu.checkpoints import write_text
+from guided_diffusion_edu.pretrained import build_network, released_names
+from guided_diffusion_edu.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a traceback in a terminal
@@ -35,8 +36,7 @@ RELEASED = "64x64_diffusion", "64x64_classifier", "64_256_upsampler"
 
 def stand_in(name, folder):
     "A checkpoint with the names and shapes of OpenAI's `name`, and random numbers."
-    config = gde.openai_config(name)
-    model = (gde.UNet if isinstance(config, gde.UNetConfig) else gde.Classifier)(config)
+    model = build_network(gde.openai_release(name).config)
     for p in model.parameters():
         if p.abs().max() == 0:
             torch.nn.init.normal_(p, std=0.02)  # nothing would come through

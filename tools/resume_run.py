@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from guided_diffusion_edu.training import provenance, read_tensors
+from guided_diffusion_edu.checkpoints import read_tensors
+from guided_diffusion_edu.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 

@@ -32,9 +32,9 @@ for sample in (gde.ddpm_sample, gde.ddim_sample, gde.dpmpp_2m_sample, gde.heun_s
     x = sample(world.denoiser(gde.cosine_schedule()), s, (2, 2), guidance=guidance)
     assert x.isfinite().all()
 digits = gde.load_pretrained("digits")
-judge = digits_evaluation_classifier()
+classify = digits_evaluation_classifier()
 pixels = gde.draw_guided(digits, torch.arange(20) % 10, steps=10, scale=3.0)
-assert (judge(gde.from_pixels(pixels)) == torch.arange(20) % 10).float().mean() > 0.7
+assert (classify(gde.from_pixels(pixels)) == torch.arange(20) % 10).float().mean() > 0.7
 for line in (
     "info", "data --data digits", "sample --count 4 --steps 5 --out a.png",
     "sample --count 130 --steps 5 --out a.npz", "sample --count 130 --steps 5 --seed 1 --out b.npz",

@@ -4,9 +4,7 @@ import sympy as sp
 from sympy import exp, log, oo, sqrt
 
 import guided_diffusion_edu as gde
-import guided_diffusion_edu.classifier_free
-import guided_diffusion_edu.diagnostics
-import guided_diffusion_edu.particles
+from guided_diffusion_edu import classifier_free
 from guided_diffusion_edu.lab.linear_gaussian import (
     ddim_variance,
     ddpm_variance,
@@ -82,15 +80,15 @@ def test_eq_pair_target():
     power = s * log(gauss(x, 0, v)) - (s - 1) * log(gauss(x, 0, broad))
     assert same(
         -1 / sp.diff(sp.expand_log(power, force=True), x, 2),
-        gde.free.pair_target_variance(v, broad, s),
+        classifier_free.pair_target_variance(v, broad, s),
     )
 
 
 def test_eq_pair_ddim():
     path = s * log(v + tau) - (s - 1) * log(broad + tau)  # log of the variance along the flow
     assert same(sp.diff(path, tau), pull) and sp.limit((path - log(tau)).subs(s, 3), tau, oo) == 0
-    assert same(exp(path).subs(tau, 0), gde.free.pair_ddim_variance(v, broad, s))
-    assert same(gde.free.pair_ddim_variance(r**2 / (1 + r**2), 1, s), ddim_variance(r, s))
+    assert same(exp(path).subs(tau, 0), classifier_free.pair_ddim_variance(v, broad, s))
+    assert same(classifier_free.pair_ddim_variance(r**2 / (1 + r**2), 1, s), ddim_variance(r, s))
 
 
 def test_eq_pair_ddpm():
@@ -99,10 +97,10 @@ def test_eq_pair_ddpm():
         factor = (v + gap + tau) ** (2 * power - 2) / (v + tau) ** (2 * power)
         assert same(sp.diff(log(factor), tau), -2 * pull.subs({s: power, broad: v + gap}))
         whole = sp.integrate(sp.apart(factor, tau), (tau, 0, oo)) / factor.subs(tau, 0)
-        assert same(whole, gde.free.pair_ddpm_variance(v, v + gap, power))
-    assert same(gde.free.pair_ddpm_variance(r**2 / (1 + r**2), 1, 3), ddpm_variance(r, 3))
+        assert same(whole, classifier_free.pair_ddpm_variance(v, v + gap, power))
+    assert same(classifier_free.pair_ddpm_variance(r**2 / (1 + r**2), 1, 3), ddpm_variance(r, 3))
     assert same(
-        gde.free.pair_ddpm_variance(1, 2, s), (2 - 2 ** (2 - 2 * s)) / (2 * s - 1)
+        classifier_free.pair_ddpm_variance(1, 2, s), (2 - 2 ** (2 - 2 * s)) / (2 * s - 1)
     )  # Bradley and Nakkiran's example
 
 
@@ -116,7 +114,7 @@ def test_eq_interval_law():
         return rate(f).subs(level, end) - rate(f).subs(level, start)
 
     total = part(1, 0, low) + part(s, low, high) + part(1, high, 1)
-    claimed = log(gde.free.interval_variance(r, s, low, high))
+    claimed = log(classifier_free.interval_variance(r, s, low, high))
     assert same(sp.diff(sp.expand_log(claimed, force=True) + total, s), 0) and same(
         (claimed + total).subs(s, 1), 0
     )

@@ -16,17 +16,17 @@ TABLE = [  # (what, said, call)
     (
         "particle_sample with a twist of another shape",
         r"twist\(x_t, t\) must have shape \(2,\), got \(2, 2\)",
-        lambda: gde.particle_sample(flat, SHORT, (2, 2), lambda x, t: x),
+        lambda: gde.particle_sample(flat, SHORT, (2, 2), twist=lambda x, t: x),
     ),
     (
         "particle_sample of none",
         "shape must be",
-        lambda: gde.particle_sample(flat, SHORT, (0, 2), level),
+        lambda: gde.particle_sample(flat, SHORT, (0, 2), twist=level),
     ),
     (
         "particle_sample from noise of another shape",
         r"x_T must have shape \(2, 2\)",
-        lambda: gde.particle_sample(flat, SHORT, (2, 2), level, x_T=torch.zeros(3, 2)),
+        lambda: gde.particle_sample(flat, SHORT, (2, 2), twist=level, x_T=torch.zeros(3, 2)),
     ),
     (
         "systematic with weights of nan",

@@ -32,7 +32,7 @@ def particles(scale, n, seed=0, steps=20, twist=None, **options):
     x_T = torch.randn(n, 1, dtype=DOUBLE, generator=g)
     twist = twist or annealed_twist(BLUNT.classifier(LINEAR), 1, scale, s)
     return particle_sample(
-        BLUNT.denoiser(LINEAR), s, (n, 1), twist, x_T=x_T, clip=False, generator=g, **options
+        BLUNT.denoiser(LINEAR), s, (n, 1), twist=twist, x_T=x_T, clip=False, generator=g, **options
     )
 
 
@@ -104,7 +104,7 @@ def test_eq_gaussian_weight():
         lambda x, t, y: torch.zeros_like(x),
         chain,
         (50, 1),
-        lambda x, t: 0.7 * x[:, 0] + constant[t[0].item()],
+        twist=lambda x, t: 0.7 * x[:, 0] + constant[t[0].item()],
         x_T=torch.ones(50, 1, dtype=DOUBLE),
         clip=False,
         generator=torch.Generator().manual_seed(0),

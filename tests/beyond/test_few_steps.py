@@ -123,7 +123,7 @@ def test_refusals(sampler):
         sampler(model, s, (3, 2), x_T=noise())
     with pytest.raises(ValueError, match="finite gradients"):
         sampler(model, s, (6, 2), guidance=lambda x, t: x / 0)
-    with pytest.raises(ValueError, match="steps must be at least 2"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 2"):
         gde.edm_steps(LINEAR, 1)
 
 

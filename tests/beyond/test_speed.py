@@ -3,11 +3,12 @@
 from copy import deepcopy
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.performance import cuda_graph
+from guided_diffusion_edu.performance import CudaGraph
 from guided_diffusion_edu.unet import Stage, recompute_stages
 from helpers import randomise
 
@@ -124,9 +125,39 @@ def test_what_is_recorded_on_a_cpu_is_the_function():
         return x + t[:, None]
 
     assert torch.equal(
-        cuda_graph(model)(torch.ones(2, 1), torch.tensor([3, 4]), None),
+        CudaGraph(model)(torch.ones(2, 1), torch.tensor([3, 4]), None),
         torch.tensor([[4.0], [5.0]]),
     ) and calls == [None]
+
+
+def test_what_is_recorded_carries_config_and_device():
+    digits = gde.load_pretrained("digits")
+    recorded = CudaGraph(digits.model)
+    assert recorded.config is digits.model.config and recorded.device == torch.device("cpu")
+    plain = CudaGraph(lambda x, t: x)  # such as a guidance
+    assert plain.config is None and plain.device is None
+    shape = (2, 1, 8, 8)
+    assert gde.ddim_sample(recorded, gde.respace(digits.schedule, 2), shape).shape == shape
+
+
+def test_the_pages_total_variation_is_an_integral_of_densities(root):
+    "The page compares masses between points; here the density of where they end is integrated."
+    page = nbformat.read(root / "nbs/beyond/speed.ipynb", 4)
+    (source,) = (c.source for c in page.cells if "def off_target" in c.source)
+    names = dict(torch=torch)
+    short = source.partition("\ncut = ")[0].replace("schedule, 192)", "schedule, 24)")
+    exec(short, names)
+    line, schedule = gde.three_modes(), gde.linear_schedule()
+    steps, a = gde.respace(schedule, 24), schedule.alpha_bars[-1].item()
+    start = torch.distributions.Normal(0.2 * a**0.5, (a * 0.15**2 + 1 - a) ** 0.5)
+    x_T = start.mean + start.stddev * torch.linspace(-6, 6, 2001, dtype=torch.float64)
+    guidance = gde.exact_guidance(line, schedule, torch.ones(len(x_T)).long())
+    options = dict(guidance=guidance, x_T=x_T[:, None], clip=False)
+    x_0 = gde.ddim_sample(line.denoiser(schedule), steps, (len(x_T), 1), **options)[:, 0]
+    density = start.log_prob(x_T).exp() / torch.gradient(x_0, spacing=(x_T,))[0]
+    target = torch.distributions.Normal(0.2, 0.15).log_prob(x_0).exp()
+    wanted = 0.5 * torch.trapezoid((density - target).abs(), x_0).item()
+    assert wanted > 0.05 and names["off_target"](0, 999) == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.gpu
@@ -140,11 +171,11 @@ def test_what_is_recorded_is_what_is_computed():
         digits.classifier.cuda(),
         torch.arange(8, device="cuda"),
     )
-    again = cuda_graph(model)
+    again = CudaGraph(model)
     assert again.config is model.config
     for batch in (8, 3, 8):
         guidance = gde.classifier_guidance(classifier, y[:batch], 2.0)
-        steered = cuda_graph(guidance)
+        steered = CudaGraph(guidance)
         inputs = [
             (torch.randn(batch, 1, 8, 8, device="cuda"), torch.full((batch,), t, device="cuda"))
             for t in (10, 500, 900)

@@ -5,7 +5,7 @@ import torch
 import guided_diffusion_edu as gde
 from bad_input import cases, flat, is_refused
 from guided_diffusion_edu.performance import (
-    cuda_graph,
+    CudaGraph,
     guided_cost,
     matmul_rate,
     speedup,
@@ -14,7 +14,7 @@ from guided_diffusion_edu.performance import (
 
 TABLE = [  # (what, said, call)
     (
-        "guidance_between backwards",
+        "interval_guidance to the wrong end",
         "first must be at most last",
         lambda: gde.interval_guidance(flat, 10, 5),
     ),
@@ -23,7 +23,7 @@ TABLE = [  # (what, said, call)
     ("speedup times", "times must be above 0", lambda: speedup(0.5, 0.0)),
     ("utilisation seconds", "seconds must be above 0", lambda: utilisation(1.0, 0.0, 1.0)),
     ("matmul_rate rounds", "rounds must be", lambda: matmul_rate(8, rounds=0)),
-    ("recorded nothing", "function must be callable", lambda: cuda_graph(None)),
+    ("recorded nothing", "function must be callable", lambda: CudaGraph(None)),
     (
         "fast dtype",
         "dtype must be one of",

@@ -6,7 +6,6 @@ import torch
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.performance import (
     guided_cost,
-    interval_guidance,
     matmul_rate,
     speedup,
     utilisation,
@@ -73,7 +72,7 @@ def test_eq_guided_cost():
         share = ((first <= short.timesteps) & (short.timesteps <= last)).double().mean().item()
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             gde.ddim_sample(
-                model, short, x.shape, guidance=interval_guidance(guidance, first, last), x_T=x
+                model, short, x.shape, guidance=gde.interval_guidance(guidance, first, last), x_T=x
             )
         assert counter.get_total_flops() / (10 * unet) == pytest.approx(
             guided_cost(unet, opinion, share), rel=0.02

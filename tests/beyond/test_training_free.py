@@ -17,7 +17,9 @@ def test_a_half_known_digit():
         digits.schedule,
         measurement_loss(known_pixels(upper), upper * image, 0.2),
     )
-    guidance = gde.waiting(corrected_guidance(guidance, digits.schedule, 0.2, spread=0.5), 700)
+    guidance = gde.interval_guidance(
+        corrected_guidance(guidance, digits.schedule, 0.2, std=0.5), 0, 700
+    )
     x = gde.ddim_sample(
         digits.model,
         gde.respace(digits.schedule, 15),

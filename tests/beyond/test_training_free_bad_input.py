@@ -34,7 +34,7 @@ from guided_diffusion_edu.training_free import (
 TABLE = [  # (what, said, call)
     (
         "recurrent_sample taken no times",
-        "repeats must be at least 1, got 0",
+        "repeats must be a whole number of at least 1, got 0",
         lambda: gde.recurrent_sample(flat, SHORT, (2, 2), repeats=0),
     ),
     (

@@ -21,7 +21,6 @@ from guided_diffusion_edu.training_free import (
     measurement_loss,
     recurrent_sample,
     replace_known,
-    waiting,
     x_0_guidance,
 )
 from helpers import DOUBLE, LINE, LINEAR, WORLD, randn
@@ -90,7 +89,7 @@ def test_eq_x0_guidance():
         torch.tensor([[9.0], [0.1]], dtype=DOUBLE), t[:2]
     )
     assert clipped[0] == 0 and clipped[1].item() == pytest.approx(-slope, abs=1e-9)
-    quiet = waiting(guidance, 399)
+    quiet = gde.interval_guidance(guidance, 0, 399)
     assert quiet(x, t).abs().max() == 0 and torch.equal(quiet(x, t - 1), guidance(x, t - 1))
 
 
@@ -118,9 +117,7 @@ def test_eq_dps_ratio():
     for level in (0, 200, 999):
         x, t = randn(6, 1), torch.full((6,), level)
         exact = measured_guidance(one, LINEAR, torch.ones(1, 1, dtype=DOUBLE), value, r)(x, t)
-        assert torch.allclose(
-            corrected_guidance(dps, LINEAR, r, spread=0.8)(x, t), exact, atol=1e-9
-        )
+        assert torch.allclose(corrected_guidance(dps, LINEAR, r, std=0.8)(x, t), exact, atol=1e-9)
     assert not torch.allclose(dps(x, t), exact, rtol=0.5)
 
 

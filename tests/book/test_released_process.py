@@ -288,8 +288,8 @@ def test_bound_loss(variance, exact_coefficients, exact_decoder):
     theirs = process(T=100, variance=variance, loss=released.LossType.RESCALED_KL).training_losses(
         model, x_0, T_ALL, noise=noise
     )["loss"]
-    fixed = large_variance if variance == "large" else small_variance
-    both_losses(bound_loss(model, s, x_0, T_ALL, noise, fixed=fixed), theirs, model)
+    fixed = "large" if variance == "large" else "auto"
+    both_losses(bound_loss(model, s, x_0, T_ALL, noise, variance=fixed), theirs, model)
 
 
 def test_loss_of_a_model_of_x_0(exact_coefficients):
@@ -371,14 +371,14 @@ def test_bits_per_dim(variance, exact_coefficients, exact_decoder):
     )  # draws noise from the noisiest step to the cleanest
     torch.manual_seed(0)
     noises = [torch.randn_like(x_0) for _ in range(20)]
-    fixed = large_variance if variance == "large" else small_variance
+    fixed = "large" if variance == "large" else "auto"
     for i in range(20):
         t = torch.full((6,), i)
         x_t = s.add_noise(x_0, t, noises[19 - i])
         with torch.no_grad():
             ours = bound_term(model(x_t, s.timesteps[t]), s, x_0, x_t, t, fixed)
         assert torch.allclose(ours, theirs["vb"][:, 19 - i], rtol=1e-8)
-    prior, terms = bits_per_dim(model, s, x_0, fixed=fixed)
+    prior, terms = bits_per_dim(model, s, x_0, variance=fixed)
     assert (
         torch.allclose(prior, theirs["prior_bpd"], rtol=1e-8) and terms.shape == theirs["vb"].shape
     )

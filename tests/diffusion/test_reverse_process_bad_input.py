@@ -5,7 +5,13 @@ from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, SHORT, T, X, cases, flat, is_refused
-from guided_diffusion_edu.diffusion import bits_per_dim, bound_term, noise_like, reverse_gaussian
+from guided_diffusion_edu.diffusion import (
+    bits_per_dim,
+    bound_term,
+    learned_log_variance,
+    noise_like,
+    reverse_gaussian,
+)
 from guided_diffusion_edu.losses import SecondMomentSteps
 
 TABLE = [  # (what, said, call)
@@ -15,9 +21,9 @@ TABLE = [  # (what, said, call)
         lambda: noise_like([0, 0], [0, 0]),
     ),
     (
-        "learned_variance beyond the schedule",
+        "learned_log_variance beyond the schedule",
         r"t must hold steps",
-        lambda: gde.learned_variance(X, LINE, T + 99),
+        lambda: learned_log_variance(X, LINE, T + 99),
     ),
     (
         "simple_loss with t of another length",

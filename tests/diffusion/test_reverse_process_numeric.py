@@ -14,6 +14,7 @@ from guided_diffusion_edu.diffusion import (
     decoder_log_prob,
     gaussian_kl,
     large_variance,
+    learned_log_variance,
     mean_from_eps,
     posterior_mean,
     posterior_variance,
@@ -29,11 +30,12 @@ def test_eq_learned_variance():
     for v in (-1.0, -0.3, 0.0, 1.0):
         wanted = small ** ((1 - v) / 2) * large ** ((1 + v) / 2)
         assert torch.allclose(
-            gde.learned_variance(torch.full((3, 1), v, dtype=DOUBLE), LINEAR, t)[:, 0],
+            learned_log_variance(torch.full((3, 1), v, dtype=DOUBLE), LINEAR, t).exp()[:, 0],
             wanted,
             rtol=1e-10,
         )
-    first = gde.learned_variance(torch.full((1, 1), -1.0, dtype=DOUBLE), LINEAR, torch.tensor([0]))
+    output = torch.full((1, 1), -1.0, dtype=DOUBLE)
+    first = learned_log_variance(output, LINEAR, torch.tensor([0])).exp()
     assert first.item() == pytest.approx(small_variance(LINEAR)[1].item())
     assert large_variance(LINEAR)[0] == small_variance(LINEAR)[1] and torch.equal(
         large_variance(LINEAR)[1:], LINEAR.betas[1:]
@@ -157,8 +159,7 @@ def test_eq_vlb():
         torch.cat([0.9 * noise, torch.full_like(noise, 0.3)], 1), LINEAR, x_0, x_t, t
     )
     small, large = (
-        bound_term(0.9 * noise, LINEAR, x_0, x_t, t, fixed)
-        for fixed in (small_variance, large_variance)
+        bound_term(0.9 * noise, LINEAR, x_0, x_t, t, fixed) for fixed in ("small", "large")
     )
     for i, step in enumerate(t.tolist()):
         for got, v in ((learned, 0.3), (small, -1), (large, 1 if step else -1)):
@@ -193,7 +194,7 @@ def test_eq_decoder():
     )  # 24 standard deviations up
     assert (
         far[0] > far[1] > -700
-        # digits are not lost in the upper tail: the nearer level is the likelier, and no floor was hit
+        # digits are not lost in the upper tail: the nearer level is the likelier, no floor was hit
     )
 
 
@@ -267,8 +268,8 @@ def test_eq_bits_per_dim():
         x_t = s.add_noise(x_0, t, torch.randn(x_0.shape, dtype=DOUBLE, generator=g))
         assert torch.allclose(terms[:, i], bound_term(0.1 * x_t, s, x_0, x_t, t))
     for fixed in (
-        small_variance,
-        large_variance,
+        "small",
+        "large",
     ):  # a short chain: the model hears the long one's steps, the variance is the one asked for
         short, heard = gde.respace(LINEAR, 10), []
 
@@ -277,7 +278,7 @@ def test_eq_bits_per_dim():
             return 0.1 * x
 
         _, terms = bits_per_dim(
-            model, short, x_0, fixed=fixed, generator=torch.Generator().manual_seed(5)
+            model, short, x_0, variance=fixed, generator=torch.Generator().manual_seed(5)
         )
         assert heard == short.timesteps.tolist()
         g = torch.Generator().manual_seed(5)
@@ -285,7 +286,7 @@ def test_eq_bits_per_dim():
             x_t = short.add_noise(
                 x_0, torch.full((3,), i), torch.randn(x_0.shape, dtype=DOUBLE, generator=g)
             )
-            log_variance = learned_log(short, i, 1 if fixed is large_variance and i else -1)
+            log_variance = learned_log(short, i, 1 if fixed == "large" and i else -1)
             wanted = [
                 term_by_hand(short, i, x_0[k], x_t[k], 0.1 * x_t[k], log_variance) for k in range(3)
             ]

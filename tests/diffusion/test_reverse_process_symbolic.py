@@ -100,7 +100,7 @@ def test_eq_learned_variance(monkeypatch):
 
     monkeypatch.setattr(diffusion, "per_example", lambda values, t, x: values)
     monkeypatch.setattr(diffusion, "clipped_variance", lambda schedule: looked_up(small))
-    logs = diffusion._learned_log(out, SimpleNamespace(betas=looked_up(large)), None)
+    logs = diffusion.learned_log_variance(out, SimpleNamespace(betas=looked_up(large)), None)
     assert (
         same(logs.subs(out, 1), log(large))
         and same(logs.subs(out, -1), log(small))
@@ -200,8 +200,7 @@ def test_eq_hybrid_loss():
     D, T = sp.symbols(
         "D T",
         positive=True,
-        # the code: means over D dimensions, and bits; over the equation's, lambda is larger by 1 / log
-        # 2
+        # the code: means over D dimensions, and bits; its lambda is larger by 1 / log 2
     )
     in_code, in_equation = T / 1000 * term / (D * log(2)), Rational(1, 1000) * T * term / D
     assert same(in_code / in_equation, 1 / log(2))

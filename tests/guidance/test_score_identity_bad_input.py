@@ -27,7 +27,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "ddpm_sample with a variance never learned",
-        'variance can be "learned" only where',
+        "variance must be learned by a model that",
         lambda: gde.ddpm_sample(flat, SHORT, (2, 2), variance="learned"),
     ),
     (

@@ -1,12 +1,12 @@
 """The labelled equations of "score identity", in symbols."""
 
+from types import SimpleNamespace
+
+import numpy
 import sympy as sp
 from sympy import Rational, log, sqrt
 
 import guided_diffusion_edu as gde
-import guided_diffusion_edu.classifier_free
-import guided_diffusion_edu.diagnostics
-import guided_diffusion_edu.particles
 from guided_diffusion_edu import samplers
 from guided_diffusion_edu.diffusion import mean_from_eps, posterior_mean, posterior_variance
 from guided_diffusion_edu.samplers import ddim_sigma, guided_x_0, score_from_eps
@@ -69,24 +69,24 @@ Z = sp.Symbol("z", real=True)
 
 
 def ddim_step(monkeypatch, e, sigma=0, gradient=None, z=Z):
-    """A step of `ddim_sample` from x_t, by its own lines: symbols stand for what it looks up, draws
-    and asks for.
+    """A step of `ddim_sample` from x_t, by its own lines: symbols stand for what the model and the
+    guidance give, and for what is drawn.
     """
-    parts = dict(
-        _begin=lambda *_: (x_t, 0),
-        _walk=lambda step, x, *_: step(x, 0),
-        _alpha_bars=lambda *_: (ab, ab_prev),
-        _timestep=lambda *_: None,
-        _predict=lambda *_: (gde.x_0_from_eps(x_t, e, ab), None),
-        _gradient=lambda *_: gradient,
-        ddim_sigma=lambda *_: sigma,
-        noise_like=lambda *_: z,
-    )
-    for name, part in parts.items():
-        monkeypatch.setattr(samplers, name, part)
-    return sp.nsimplify(
-        gde.ddim_sample(None, None, (1,), guidance=gradient is not None), rational=True
-    )
+
+    class Symbols(samplers.Denoiser):
+        def __init__(self, *_, guidance, **__):
+            self.x_T = numpy.array([[x_t]], dtype=object)  # (B, C)
+            self.steps, self.levels, self.t, self.y = [0], [(ab, ab_prev)], [None], None
+            self.model, self.guidance = lambda *_: numpy.array([[e]], dtype=object), guidance
+            self.watch = SimpleNamespace(edit_x_0=lambda edit, x_0, t: x_0)
+            self.clip, self.edit_x_0, self.noise = False, None, lambda x: z
+            self.record = self.finish = lambda x: x
+
+    monkeypatch.setattr(samplers, "Denoiser", Symbols)
+    monkeypatch.setattr(samplers, "ddim_sigma", lambda *_: sigma)
+    guidance = None if gradient is None else lambda x, t: gradient
+    step = gde.ddim_sample(None, None, (1, 1), guidance=guidance)
+    return sp.nsimplify(step[0, 0], rational=True)
 
 
 def test_eq_ddim_family(monkeypatch):
