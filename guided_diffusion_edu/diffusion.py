@@ -223,7 +223,7 @@ def bound_weight(schedule: Schedule) -> Tensor:
 def apply_per_example(
     formula: Callable[..., Tensor], levels: Sequence[Tensor], t: Tensor, a: Tensor, b: Tensor
 ) -> Tensor:
-    """`formula(a, b, *levels)`, linear in `a` and `b` (B, ...), at the step `t` (B,) of each example.
+    """`formula(a, b, *levels)`, linear in `a` and `b` (B, ...), at the step `t` (B,) of each.
 
     `levels`: one or two float64 (T,), such as a schedule's `alpha_bars`.
     """

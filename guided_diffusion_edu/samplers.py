@@ -134,7 +134,7 @@ class Denoiser:
         self.edit_x_0, self.noise = edit_x_0, partial(noise_like, generator=generator)
         self.levels = list(zip(schedule.alpha_bars.tolist(), schedule.alpha_bars_prev.tolist()))
         self.t = schedule.timesteps.to(x_T.device)[:, None].expand(-1, len(x_T))  # (T, B)
-        first = len(schedule) - 1 if start is None else start
+        first = len(self.levels) - 1 if start is None else start
         self.steps = tqdm(range(first, -1, -1), disable=not progress)
 
     def __call__(self, x: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:

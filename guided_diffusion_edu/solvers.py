@@ -13,6 +13,7 @@ from torch import Tensor
 from ._validation import require, require_whole
 from .diffusion import Model
 from .guidance import Guidance
+from .mixtures import GaussianMixture
 from .samplers import Denoiser, Options, Samples
 from .schedules import Schedule, keep_steps, log_snr
 
@@ -188,20 +189,33 @@ def heun_sample(
     return denoise.finish(x)
 
 # %% ../nbs/beyond/few_steps.ipynb #c20
-def mixture_cdf(mixture, x, y=None):
-    "Share of the one-dimensional `mixture`, or of its class `y`, that lies left of each `x` (N,). Eq. `eq-quantile-flow`."
-    weights = mixture.weights if y is None else mixture.weights * (mixture.labels == y)
+def mixture_cdf(mixture: GaussianMixture, x: Tensor, label: int | None = None) -> Tensor:
+    """Share of a one-dimensional `mixture`, or of its class `label`, left of each `x` (N,).
+
+    Equation: `eq-quantile-flow`.
+    """
+    weights = mixture.weights if label is None else mixture.weights * (mixture.labels == label)
     z = (x[:, None] - mixture.means[:, 0]) / mixture.variances[:, 0].sqrt()
     return torch.special.ndtr(z) @ (weights / weights.sum())
 
 
-def flow_map(mixture, x, alpha_bar, alpha_bar_below, y=None):
-    """Where the exact flow of the one-dimensional `mixture`, or of its class `y`, takes points `x`
-    (N,) of the level `alpha_bar`, at the level `alpha_bar_below`. Eq. `eq-quantile-flow`."""
-    share = mixture_cdf(mixture.at(alpha_bar), x, y)
+def flow_map(
+    mixture: GaussianMixture,
+    x: Tensor,
+    alpha_bar: float,
+    alpha_bar_below: float,
+    label: int | None = None,
+) -> Tensor:
+    """Where the exact flow of a one-dimensional `mixture` takes points `x` (N,).
+
+    From the level `alpha_bar` to `alpha_bar_below`; `label`: of this class alone.
+
+    Equation: `eq-quantile-flow`.
+    """
+    share = mixture_cdf(mixture.at(alpha_bar), x, label)
     low, high = torch.full_like(x, -10.0), torch.full_like(x, 10.0)
     for _ in range(60):
         middle = (low + high) / 2
-        left = mixture_cdf(mixture.at(alpha_bar_below), middle, y) < share
+        left = mixture_cdf(mixture.at(alpha_bar_below), middle, label) < share
         low, high = torch.where(left, middle, low), torch.where(left, high, middle)
     return (low + high) / 2

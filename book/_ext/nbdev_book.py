@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\s+")
 LINE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
+CONTINUED = re.compile(r"^#\|\s{3,}(.*?)\s*$")
 TAGS = {
     "hide": "remove-cell",
     "default_exp": "remove-cell",
@@ -41,13 +42,18 @@ def _has_cuda():
 
 
 def _directives(cell):
-    "Take the directive lines off the head of a code cell."
-    lines, found = cell.source.splitlines(keepends=True), {}
-    while lines and (m := LINE.match(lines[0])):
-        found[m[1]] = yaml.safe_load(m[2]) if m[2].startswith('"') else m[2]
+    """Take the directive lines off the head of a code cell; a text that goes on, as captions do,
+    is set in by three spaces.
+    """
+    lines, texts = cell.source.splitlines(keepends=True), []
+    while lines and (m := CONTINUED.match(lines[0]) or LINE.match(lines[0])):
+        if m.re is CONTINUED:
+            texts[-1][1] += " " + m[1]
+        else:
+            texts.append([m[1], m[2]])
         lines.pop(0)
     cell.source = "".join(lines)
-    return found
+    return {name: yaml.safe_load(text) if text.startswith('"') else text for name, text in texts}
 
 
 def _public_names(source):
