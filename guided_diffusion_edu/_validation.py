@@ -4,7 +4,7 @@
 __all__ = ['shorten', 'require', 'describe', 'is_integer', 'require_whole', 'require_finite', 'require_between', 'require_choice',
            'require_shape', 'require_alike', 'require_floats', 'is_whole', 'require_mask', 'require_indices',
            'require_classes', 'require_class', 'require_steps', 'for_examples', 'device_of', 'require_output',
-           'require_variance', 'require_sampling', 'Watch']
+           'require_generators', 'require_variance', 'require_sampling', 'Watch']
 
 # %% ../nbs/depth/validation.ipynb #c04
 import math
@@ -184,6 +184,17 @@ def require_output(output: Tensor, x: Tensor, wanted: str = "model must give") -
         raise ValueError(f"{wanted} a tensor, got {shape}")
     if shape[1:2] not in ((C,), (2 * C,)) or (shape[0], *shape[2:]) != (len(x), *x.shape[2:]):
         raise ValueError(f"{wanted} {C} or {2 * C} channels for {tuple(x.shape)}, got {shape}")
+
+
+def require_generators(generator: Any, batch: int) -> None:
+    "`generator` must be None, a torch.Generator, or a list of `batch` of them."
+    if isinstance(generator, (list, tuple)):
+        wanted = f"be one, or a list of {batch}, one for each example"
+        require(len(generator) == batch, "generator", wanted, len(generator))
+    else:
+        fits = generator is None or isinstance(generator, torch.Generator)
+        wanted = "be None, a torch.Generator or a list of them"
+        require(fits, "generator", wanted, type(generator).__name__)
 
 
 def require_variance(variance: "str | Tensor", T: int) -> None:

@@ -7,7 +7,6 @@ __all__ = ['drop_labels', 'class_model', 'autoguided_model', 'null_classes', 'cf
            'rescaled_model', 'projected_model', 'asymmetry']
 
 # %% ../nbs/beyond/classifier_free.ipynb #c04
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np

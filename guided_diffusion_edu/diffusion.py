@@ -10,6 +10,7 @@ __all__ = ['Model', 'Generators', 'posterior_mean', 'posterior_variance', 'x_0_f
 # %% ../nbs/diffusion/reverse_process.ipynb #c04
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from guided_diffusion_edu._validation import (
     device_of,
     require,
     require_floats,
+    require_generators,
     require_output,
     require_variance,
 )
@@ -157,9 +159,8 @@ def decoder_log_prob(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return mass.clamp(min=1e-300).log().to(x_0.dtype)
 
 # %% ../nbs/diffusion/reverse_process.ipynb #c30
-Model = Callable[
-    ..., Tensor
-]  # model(x_t, t, y=None) -> eps, or eps and the variance output stacked
+# model(x_t, t, y=None) -> eps, or eps and the variance output stacked
+Model: TypeAlias = Callable[..., Tensor]
 
 
 def squared_error(predicted: Tensor, target: Tensor, weight: Tensor | None, t: Tensor) -> Tensor:
@@ -339,7 +340,7 @@ def hybrid_loss(
     return simple + len(schedule) / 1000 * bound
 
 # %% ../nbs/diffusion/reverse_process.ipynb #c42
-Generators = torch.Generator | Sequence[torch.Generator] | None  # one for all, one per example
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None  # all, or one each
 
 
 def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
@@ -348,13 +349,9 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     `generator`: None, a torch.Generator on any device, or a list of B, one per example.
     """
     require_floats(x=x)
-    if isinstance(generator, (list, tuple)):
-        wanted = f"be one, or a list of {len(x)}, one for each example"
-        require(len(generator) == len(x), "generator", wanted, len(generator))
+    require_generators(generator, len(x))
+    if isinstance(generator, Sequence):
         return torch.cat([noise_like(row, g) for row, g in zip(x.split(1), generator)])
-    fits = generator is None or isinstance(generator, torch.Generator)
-    wanted = "be None, a torch.Generator or a list of them"
-    require(fits, "generator", wanted, type(generator).__name__)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
 

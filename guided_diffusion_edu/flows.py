@@ -198,7 +198,10 @@ def flow_eps_model(velocity: Model, schedule: Schedule) -> Model:
 
     Equation: `eq-flow-to-eps`.
     """
-    scale, times = to_flow(1.0, schedule.alpha_bars), flow_time(schedule.alpha_bars)
+    scale, times = (
+        torch.as_tensor(f)
+        for f in (to_flow(1.0, schedule.alpha_bars), flow_time(schedule.alpha_bars))
+    )  # (T,)
 
     def v(x_t, t, y=None):
         return velocity(per_example(scale, t, x_t) * x_t, times[t.cpu()].to(x_t), y)

@@ -20,7 +20,7 @@ from guided_diffusion_edu._validation import (
     require_variance,
 )
 from .diffusion import Generators, Model, posterior_mean
-from .samplers import Denoiser, reverse_variance
+from .samplers import Denoiser, Options, reverse_variance
 from .schedules import Schedule
 
 Twist = Callable[[Tensor, Tensor], Tensor]  # twist(x_t, t) -> log h, (N,)
@@ -153,7 +153,7 @@ def particle_sample(
     Equations: `eq-smc-target`, `eq-smc-weight`; Wu et al. 2023, Section 3. `eq-smc-evidence`; Del
     Moral 2004, Section 7.4.
     """
-    options = dict(x_T=x_T, clip=clip, generator=generator, progress=progress)
+    options: Options = dict(x_T=x_T, clip=clip, generator=generator, progress=progress)
     denoise = Denoiser(model, schedule, shape, y=y, **options)  # unguided
     require(shape[0] > 0, "shape", "be (N, C, ...) with N > 0", shape)
     require_variance(variance, len(schedule))

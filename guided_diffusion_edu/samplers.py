@@ -7,7 +7,7 @@ __all__ = ['Samples', 'score_from_eps', 'guided_eps', 'guided_x_0', 'shift_ratio
 # %% ../nbs/guidance/score_identity.ipynb #c04
 from collections.abc import Callable
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -32,7 +32,6 @@ from guided_diffusion_edu.diffusion import (
     noise_like,
     posterior_mean,
     resolve_variance,
-    small_variance,
     x_0_from_eps,
 )
 from .guidance import Guidance, guided_mean
@@ -98,7 +97,9 @@ class Options(TypedDict, total=False):
     trajectory: bool
 
 
-Samples = Tensor | tuple[Tensor, list[Tensor]]  # x_0, or with trajectory=True (x_0, all x_t)
+Samples: TypeAlias = (
+    Tensor | tuple[Tensor, list[Tensor]]
+)  # x_0, or with trajectory=True (x_0, all x_t)
 
 # %% ../nbs/guidance/score_identity.ipynb #c16
 class Denoiser:

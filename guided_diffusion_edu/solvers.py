@@ -139,7 +139,7 @@ def edm_steps(schedule: Schedule, steps: int, rho: float = 7.0) -> Schedule:
     """
     require_whole(least=2, steps=steps)
     require(rho > 0, "rho", "be above 0", rho)
-    trained = noise_to_signal(schedule.alpha_bars)  # (T,), rising
+    trained = torch.as_tensor(noise_to_signal(schedule.alpha_bars))  # (T,), rising
     low, high = trained[0] ** (1 / rho), trained[-1] ** (1 / rho)
     wanted = (low + torch.arange(steps) / (steps - 1) * (high - low)) ** rho
     kept = (wanted.log()[:, None] - trained.log()).abs().argmin(1).unique()
