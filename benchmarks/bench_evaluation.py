@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy
 import torch
 
+from guided_diffusion_edu.batches import Batch
 from guided_diffusion_edu.data import Images
-from guided_diffusion_edu.evaluation import Batch, extract, manifolds, train_evaluation_classifier
-from guided_diffusion_edu.training import provenance
+from guided_diffusion_edu.evaluation import manifolds
+from guided_diffusion_edu.features import extract, train_evaluation_classifier
+from guided_diffusion_edu.provenance import provenance
 
 
 def sample_batch(path, count):

@@ -16,10 +16,13 @@ from pathlib import Path
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.evaluation import evaluation_classifier, extract, load_sized, scores
-from guided_diffusion_edu.pretrained import on_device
-from guided_diffusion_edu.tradeoff import _resumed
-from guided_diffusion_edu.training import provenance, write_text
+from guided_diffusion_edu.checkpoints import write_text
+from guided_diffusion_edu.classifier_free import interval_guidance
+from guided_diffusion_edu.distributed import device
+from guided_diffusion_edu.evaluation import scores
+from guided_diffusion_edu.features import evaluation_classifier, extract, load_sized
+from guided_diffusion_edu.provenance import provenance
+from guided_diffusion_edu.tradeoff import resume_record
 
 SCALE = 2.0
 WHOLE = 0, 999  # first and last t that is guided
@@ -55,7 +58,7 @@ def drawn(found, method, steps, window, y, seed):
 
     def walk(model, _, shape, guidance=None, **kw):
         return sampler(
-            model, schedule, shape, guidance=gde.interval_guidance(guidance, *window), **kw
+            model, schedule, shape, guidance=interval_guidance(guidance, *window), **kw
         )
 
     t = schedule.timesteps
@@ -71,7 +74,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out")
     args = parser.parse_args()
-    found = on_device(gde.load_pretrained(args.data))
+    found = gde.load_pretrained(args.data).to(device())
     size = found.model.config.image_size
     judge, y = (
         evaluation_classifier(args.data, size),
@@ -81,7 +84,7 @@ def main():
         pool=None
     )  # FID alone: no neighbourhoods
     out = Path(args.out or Path(__file__).parents[1] / "results" / f"few-steps-{args.data}.json")
-    record = _resumed(
+    record = resume_record(
         out,
         dict(weights=args.data, scale=SCALE, count=args.count, features=f"judge of {args.data}")
         | (dict(seed=args.seed) if args.seed else {}),

@@ -21,16 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.evaluation import (
-    bootstrap_interval,
-    evaluation_classifier,
-    extract,
-    frechet_distance,
-    load_sized,
-    moments,
-    scores,
-)
-from guided_diffusion_edu.training import provenance, write_text
+from guided_diffusion_edu.checkpoints import write_text
+from guided_diffusion_edu.evaluation import bootstrap_interval, frechet_distance, moments, scores
+from guided_diffusion_edu.features import evaluation_classifier, extract, load_sized
+from guided_diffusion_edu.provenance import provenance
 from guided_diffusion_edu.unet import set_torso
 
 SCALE, STEPS = 2.0, 25
@@ -78,7 +72,7 @@ def beside(reference, ours, plain, y):
     named, before = (each.probs.argmax(1) for each in (ours, plain))
     return dict(
         FID=over_pairs(
-            lambda rows: frechet_distance(moments(rows), reference.law), ours.pool, plain.pool
+            lambda rows: frechet_distance(moments(rows), reference.pooled), ours.pool, plain.pool
         ),
         accuracy=over_pairs(torch.mean, (named == y).double(), (before == y).double()),
         otherwise=over_pairs(torch.mean, (named != before).double(), torch.zeros(len(y)).double()),

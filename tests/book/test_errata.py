@@ -27,7 +27,7 @@ PAIR = gde.GaussianMixture([[-1.0], [1.0]], [0.5, 0.5])
 @pytest.fixture
 def measured(request):
     "Holds the bold numbers in the page's row of this test to the values measured, within 2 %."
-    page = (request.config.rootpath / "nbs" / "errata.md").read_text()
+    page = (request.config.rootpath / "nbs" / "reference" / "errata.md").read_text()
     rows = [line for line in page.splitlines() if f"`{request.node.name}`" in line]
 
     def check(*values):
@@ -40,7 +40,7 @@ def measured(request):
 
 
 def test_every_row_has_its_test(root):
-    named = set(re.findall(r"`(test_\w+)`", (root / "nbs" / "errata.md").read_text()))
+    named = set(re.findall(r"`(test_\w+)`", (root / "nbs" / "reference" / "errata.md").read_text()))
     assert named == {name for name in globals() if name.startswith("test_")} - {
         "test_every_row_has_its_test"
     }

@@ -1,4 +1,4 @@
-"""Every public name has an example on the API page, and every example runs and gives what it says."""
+"""Every public name has an example on the API page, and each example gives what it says."""
 
 import doctest
 from functools import lru_cache

@@ -108,7 +108,7 @@ def test_formatting_does_not_matter():
     "The same place, however it is laid out; and a place that is not the only one is refused."
     for source in (
         "x = f(a ** 0.5 * 'b', [1, 2])",
-        'x = (\n    f(\n        a**0.5  # half\n        * "b",\n        [\n            1,\n            2,\n        ],\n    )\n)',
+        'x = (\n    f(\n        a**0.5  # half\n        * "b",\n        [1, 2,],\n    )\n)',
     ):
         assert mutate(source, "a ** 0.5 * 'b'", "a") == "x = f(a, [1, 2])"
     with pytest.raises(AssertionError, match="stands 2 times"):

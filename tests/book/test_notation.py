@@ -11,11 +11,15 @@ import guided_diffusion_edu as gde
 import ledger
 from guided_diffusion_edu.diffusion import bits_per_dim, bound_term, bound_weight, posterior_mean
 from guided_diffusion_edu.losses import SecondMomentSteps, target_weight
+from guided_diffusion_edu.samplers import Options
 
 
 def rows(root):
     for line in (
-        (root / "nbs" / "notation.md").read_text().split("## The conventions")[0].splitlines()
+        (root / "nbs" / "reference" / "notation.md")
+        .read_text()
+        .split("## The conventions")[0]
+        .splitlines()
     ):
         if line.startswith("| $"):
             yield [column.strip() for column in line.strip("|").split("|")]
@@ -23,7 +27,7 @@ def rows(root):
 
 def find(name):
     """What a name of the page stands for: an attribute of the package or of a module, `C.a` of a
-    class or of its instances, `f(a)` an argument.
+    class or of its instances, `f(a)` an argument, or one of the samplers' options.
     """
     path, argument = re.fullmatch(r"([\w.]+)(?:\((\w+)\))?", name).groups()
     examples = dict(Schedule=gde.linear_schedule())
@@ -31,7 +35,12 @@ def find(name):
     found = getattr(gde, first, None) or importlib.import_module(f"guided_diffusion_edu.{first}")
     for part in rest:
         found = getattr(examples.get(first, found), part)
-    return found if argument is None else inspect.signature(found).parameters[argument]
+    if argument is None:
+        return found
+    parameters = inspect.signature(found).parameters
+    if "options" in parameters and argument not in parameters:
+        return Options.__annotations__[argument]
+    return parameters[argument]
 
 
 def test_every_name_exists(root):

@@ -14,8 +14,8 @@ def formulas(root, key):
     "The TeX that `key`, the id of an equation or an algorithm, stands for on its page."
     cells = [
         c.source
-        for name in ("04_taylor_guidance", "05_ddim_score_identity")
-        for c in nbformat.read(root / "nbs" / f"{name}.ipynb", 4).cells
+        for name in ("taylor_proof", "score_identity")
+        for c in nbformat.read(root / "nbs" / "guidance" / f"{name}.ipynb", 4).cells
         if c.cell_type == "markdown"
     ]
     label = key.removeprefix("equation-")
@@ -31,12 +31,10 @@ def formulas(root, key):
 def test_each_term_is_in_its_equation_and_its_line_in_the_code(root, key):
     text = coloured(formulas(root, key))
     for term, function, line, token in TERMS[key]:
-        lines = [
-            found.strip()
-            for found in inspect.getsource(
-                getattr(guidance, function, None) or getattr(samplers, function)
-            ).splitlines()
-        ]
+        places = (guidance, samplers, samplers.Denoiser)
+        owner = next(place for place in places if function in vars(place))
+        source = inspect.getsource(vars(owner)[function])
+        lines = [found.strip() for found in source.splitlines()]
         assert any(found.startswith(line) for found in lines), f"{function} has no line {line!r}"
         assert re.search(rf"(?<!\w){re.escape(token)}(?!\w)", line), f"{token!r} is not in {line!r}"
         assert f" term-{term}}}" in text, f"{term} is not in {key}"

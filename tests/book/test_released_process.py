@@ -16,7 +16,6 @@ import guided_diffusion_edu as gde
 from guided_diffusion_edu.diffusion import (
     bits_per_dim,
     bound_term,
-    large_variance,
     posterior_mean,
     posterior_variance,
     reverse_gaussian,
@@ -220,7 +219,7 @@ def test_forward_posterior_and_conversions(name, exact_coefficients):
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("steps", [None, "25"])
-def test_step_law(name, variance, clip, steps, exact_coefficients):
+def test_reverse_gaussian(name, variance, clip, steps, exact_coefficients):
     theirs = process(name, steps=steps, variance=variance)
     ours = SCHEDULES[name]() if steps is None else gde.respace(SCHEDULES[name](), int(steps))
     model, (x, _) = network(out=2 if variance == "learned" else 1), pictures()
@@ -231,7 +230,7 @@ def test_step_law(name, variance, clip, steps, exact_coefficients):
         ours,
         x,
         t,
-        dict(small=small_variance, large=large_variance).get(variance),
+        variance,
         clip,
     )
     assert torch.allclose(mean, wanted["mean"], rtol=1e-8) and torch.allclose(

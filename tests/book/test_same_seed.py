@@ -12,6 +12,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.features import evaluation_classifier
 
 DIGITS = gde.load_pretrained("digits")
 SHORT = gde.respace(DIGITS.schedule, 4)
@@ -66,10 +67,15 @@ def test_two_processes_give_one_result(tmp_path):
     trained on the way.
     """
     line = ["sample", "--count", "6", "--steps", "4", "--seed", "11", "--sampler", "ddpm", "--out"]
-    script = (
-        "import json, sys, torch; torch.set_num_threads(1); from guided_diffusion_edu.cli import main; from guided_diffusion_edu.evaluation import judge_of; "
-        'code = main(sys.argv[1:]); print(json.dumps(judge_of("digits").head.bias.tolist())); sys.exit(code)'
-    )
+    script = """
+import json, sys, torch
+torch.set_num_threads(1)
+from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.features import evaluation_classifier
+code = main(sys.argv[1:])
+print(json.dumps(evaluation_classifier("digits").head.bias.tolist()))
+sys.exit(code)
+"""
     other = subprocess.run(
         [sys.executable, "-c", script, *line, str(tmp_path / "b.npz")],
         capture_output=True,
@@ -82,9 +88,8 @@ def test_two_processes_give_one_result(tmp_path):
         assert main([*line, str(tmp_path / "a.npz")]) == 0
         here, there = numpy.load(tmp_path / "a.npz"), numpy.load(tmp_path / "b.npz")
         assert (here["arr_0"] == there["arr_0"]).all() and (here["arr_1"] == there["arr_1"]).all()
-        assert gde.evaluation.evaluation_classifier("digits").head.bias.tolist() == json.loads(
-            other.stdout.splitlines()[-1]
-        )
+        bias = evaluation_classifier("digits").head.bias.tolist()
+        assert bias == json.loads(other.stdout.splitlines()[-1])
     finally:
         torch.set_num_threads(threads)
 
