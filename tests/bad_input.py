@@ -156,7 +156,7 @@ OF_SAMPLERS = [  # what every sampler says, with which arguments
     ("a number for a shape", "shape must be", lambda sample: sample(flat, SHORT, 4)),
     (
         "x_T of another shape",
-        r"x_T must have the shape \(2, 2\)",
+        r"x_T must have shape \(2, 2\)",
         lambda sample: sample(flat, SHORT, (2, 2), x_T=torch.zeros(3, 2)),
     ),
     (

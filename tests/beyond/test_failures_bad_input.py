@@ -14,7 +14,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "target_shares to an unknown class",
-        r"y must be a class index",
+        r"label must be a class index in \[0, 2\), got 5",
         lambda: target_shares(WORLD, 5, 1.0, X),
     ),
 ]

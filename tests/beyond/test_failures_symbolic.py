@@ -4,43 +4,37 @@ import sympy as sp
 from sympy import Rational, exp, log, oo, sqrt
 from sympy.stats import Normal, variance
 
-import guided_diffusion_edu as gde
-import guided_diffusion_edu.classifier_free
-import guided_diffusion_edu.diagnostics
-import guided_diffusion_edu.particles
-from guided_diffusion_edu.lab.linear_gaussian import (
-    target_variance,
-)
+from guided_diffusion_edu.diagnostics import contrast, target_contrast
+from guided_diffusion_edu.lab.linear_gaussian import target_variance
 from symbols import a, b_1, b_2, g, gauss, h, mu, r, s, same, two_points, v, w, x, x_t
 
 # ---- where guidance goes wrong
 
 
 def test_eq_transfer_gap():
-    right_guide, right_judge, f, K = sp.symbols("a b f K", positive=True)
-    guide, judge = (1 - f) * right_guide + f, (1 - f) * right_judge + f / K
-    assert same(guide - judge, (1 - f) * (right_guide - right_judge) + f * (1 - 1 / K))
-    assert same(
-        (guide - judge).subs(f, 0), right_guide - right_judge
-    )  # honest samples: a difference of error rates
+    right_guide, right_other, f, K = sp.symbols("a b f K", positive=True)
+    guide, other = (1 - f) * right_guide + f, (1 - f) * right_other + f / K
+    assert same(guide - other, (1 - f) * (right_guide - right_other) + f * (1 - 1 / K))
+    honest = (guide - other).subs(f, 0)  # a difference of error rates
+    assert same(honest, right_guide - right_other)
 
 
 def test_eq_contrast():
     X, noise, fresh = Normal("X", 0, 1), Normal("noise", 0, 1), Normal("fresh", 0, sqrt(v))
     pixel = a * (X + r * noise) + fresh
-    assert same(variance(pixel), gde.failures.contrast(a, v, r) ** 2)
-    data = gde.failures.contrast(1 / (1 + r**2), r**2 / (1 + r**2), r)
+    assert same(variance(pixel), contrast(a, v, r) ** 2)
+    data = contrast(1 / (1 + r**2), r**2 / (1 + r**2), r)
     assert same(data, 1)  # the posterior's pictures are as loud as the data
 
 
 def test_eq_contrast_target():
-    law = gde.failures.contrast(s / (r**2 + s), target_variance(r, s), r) ** 2
-    assert same(law, gde.failures.target_contrast(r, s) ** 2)
-    assert same(law, (s**2 * (1 + r**2) + r**2 * (r**2 + s)) / (r**2 + s) ** 2)
-    assert sp.limit(law, s, oo) == 1 + r**2 and same(law.subs(s, 1), 1)
-    slope = sp.numer(sp.together(sp.diff(law, s)))
+    square = contrast(s / (r**2 + s), target_variance(r, s), r) ** 2
+    assert same(square, target_contrast(r, s) ** 2)
+    assert same(square, (s**2 * (1 + r**2) + r**2 * (r**2 + s)) / (r**2 + s) ** 2)
+    assert sp.limit(square, s, oo) == 1 + r**2 and same(square.subs(s, 1), 1)
+    slope = sp.numer(sp.together(sp.diff(square, s)))
     assert sp.simplify(slope / ((2 * r**2 + 1) * s - r**2)).free_symbols <= {r, s} and same(
-        sp.diff(law, s), r**2 * ((2 * r**2 + 1) * s - r**2) / (r**2 + s) ** 3
+        sp.diff(square, s), r**2 * ((2 * r**2 + 1) * s - r**2) / (r**2 + s) ** 3
     )
 
 

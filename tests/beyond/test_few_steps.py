@@ -119,7 +119,7 @@ def test_learned_variances_are_put_aside(sampler):
 @pytest.mark.parametrize("sampler", SOLVERS)
 def test_refusals(sampler):
     s, model = gde.respace(LINEAR, 4), WORLD.denoiser(LINEAR)
-    with pytest.raises(ValueError, match="x_T must have the shape"):
+    with pytest.raises(ValueError, match="x_T must have shape"):
         sampler(model, s, (3, 2), x_T=noise())
     with pytest.raises(ValueError, match="finite gradients"):
         sampler(model, s, (6, 2), guidance=lambda x, t: x / 0)

@@ -9,7 +9,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, NET, WHOLE, cases, file_is_refused, interrupted, lying, trained, written
-from guided_diffusion_edu import checkpoints, cli, evaluation, pretrained
+from guided_diffusion_edu import batches, checkpoints, cli, evaluation, pretrained
 from guided_diffusion_edu.cli import main
 from guided_diffusion_edu.training import watch_samples
 
@@ -110,14 +110,18 @@ WRITERS = [  # (what, name of the file, how it is written)
         lambda p: checkpoints.write_tensors(p, {"a": torch.zeros(3)}, {}),
     ),
     ("write_png", "a.png", lambda p: cli.write_png(p, RANDOM)),
-    ("write_npz", "a.npz", lambda p: cli.write_npz(p, RANDOM, torch.zeros(130).long(), "0")),
+    (
+        "write_npz",
+        "a.npz",
+        lambda p: batches.write_npz(p, gde.to_pixels(RANDOM), torch.zeros(130).long(), ["0"]),
+    ),
     ("write_half", "diffusion.safetensors", lambda p: gde.write_half(DIGITS, p.parent)),
     (
         "write_reference",
         "a.npz",
-        lambda p: evaluation.write_reference(
+        lambda p: batches.write_reference(
             p,
-            evaluation.Extracted(*[evaluation.Gaussian(torch.zeros(2), torch.eye(2))] * 2),
+            evaluation.FeatureStatistics(*[evaluation.Gaussian(torch.zeros(2), torch.eye(2))] * 2),
             "none",
         ),
     ),

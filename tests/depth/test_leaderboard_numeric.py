@@ -10,7 +10,7 @@ import guided_diffusion_edu as gde
 from guided_diffusion_edu.lab.leaderboard import (
     BINS,
     METHODS,
-    edm,
+    edm_levels,
     map_variation,
     pushforward,
     sample_entry,
@@ -18,12 +18,8 @@ from guided_diffusion_edu.lab.leaderboard import (
     score_table,
     tilted_distribution,
 )
-from guided_diffusion_edu.lab.quadrature import (
-    total_variation,
-)
-from guided_diffusion_edu.solvers import (
-    mixture_cdf,
-)
+from guided_diffusion_edu.lab.quadrature import total_variation
+from guided_diffusion_edu.solvers import mixture_cdf
 from helpers import DOUBLE, LINE, LINEAR
 
 
@@ -41,7 +37,7 @@ def test_eq_pushed_law():
     )
     exact, sampled = (
         METHODS["2M"](LINE, LINEAR, 0, 1.0, 10),
-        sample_entry(gde.dpmpp_2m_sample, edm, 20_000)(LINE, LINEAR, 0, 1.0, 10),
+        sample_entry(gde.dpmpp_2m_sample, edm_levels, 20_000)(LINE, LINEAR, 0, 1.0, 10),
     )
     assert total_variation(exact, sampled) < 1.4 * sampling_floor(exact, 20_000)
     assert exact.sum().item() == pytest.approx(1, abs=1e-3)

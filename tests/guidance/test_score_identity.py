@@ -382,7 +382,7 @@ def test_errors_name_the_argument(world, linear):
     model, s = world.denoiser(linear), gde.respace(linear, 3)
     for wrong, said in (
         (dict(gradient_at="mu"), "gradient_at must be"),
-        (dict(x_T=torch.zeros(3, 2)), r"x_T must have the shape \(2, 2\)"),
+        (dict(x_T=torch.zeros(3, 2)), r"x_T must have shape \(2, 2\)"),
     ):
         with pytest.raises(ValueError, match=said):
             gde.ddpm_sample(model, s, (2, 2), **wrong)

@@ -35,7 +35,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "classifier_guidance with classes for others",
-        r"y must have shape \(2,\), one class an example, got \(1,\)",
+        r"y must have shape \(2,\), one class per example, got \(1,\)",
         lambda: gde.classifier_guidance(NAMES, Y[:1])(X, T),
     ),
     (
@@ -55,7 +55,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "log_prob_guidance of a matrix",
-        r"log_prob must give shape \(2,\)",
+        r"log_prob must give shape \(2,\), one per example, got \(2, 2\)",
         lambda: gde.log_prob_guidance(lambda x, t: x)(X, T),
     ),
     (
@@ -65,7 +65,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "log_prob_guidance of what has no gradient",
-        "log_prob must be differentiable",
+        "log_prob must be differentiable in x_t, got what is not",
         lambda: gde.log_prob_guidance(lambda x, t: torch.zeros(len(x)))(X, T),
     ),
     (
@@ -82,7 +82,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "exact_guidance with an unknown class",
-        r"y must hold classes of \[0, 1\], got 4",
+        r"y must hold classes of \[0, 1\], got \[4, 5\]",
         lambda: gde.exact_guidance(WORLD, LINE, Y + 4)(X, T),
     ),
     (

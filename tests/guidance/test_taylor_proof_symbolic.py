@@ -7,9 +7,6 @@ import sympy as sp
 from sympy import Rational, exp, log, oo, pi, sqrt
 
 import guided_diffusion_edu as gde
-import guided_diffusion_edu.classifier_free
-import guided_diffusion_edu.diagnostics
-import guided_diffusion_edu.particles
 from guided_diffusion_edu import guidance
 from guided_diffusion_edu.guidance import error_law
 from symbols import (

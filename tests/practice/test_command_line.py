@@ -1,6 +1,7 @@
 """The `gde` command as a user types it: sample, info, and bad input."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,22 +11,53 @@ import torch
 from PIL import Image
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.cli import main, write_npz
-from guided_diffusion_edu.training import read_tensors, write_tensors
+from guided_diffusion_edu.batches import Batch, write_npz
+from guided_diffusion_edu.checkpoints import read_tensors, write_tensors
+from guided_diffusion_edu.cli import class_index, join_values, main
 
 
-def gde_command(*argv, cwd):
+def gde_command(*argv, cwd, module="guided_diffusion_edu", **environment):
     return subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from guided_diffusion_edu.cli import main; sys.exit(main())",
-            *argv,
-        ],
+        [sys.executable, "-m", module, *argv],
         cwd=cwd,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.parametrize("module", ["guided_diffusion_edu", "guided_diffusion_edu.cli"])
+def test_the_module_is_the_command(tmp_path, module):
+    done = gde_command("--version", cwd=tmp_path, module=module)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{gde.__version__}\n", "")
+    done = gde_command("sample", "--out", "a.gif", cwd=tmp_path, module=module)
+    assert done.returncode == 2 and done.stderr.startswith("gde sample: --out must be a .png")
+
+
+def test_a_value_may_begin_with_a_minus(tmp_path, capsys):
+    assert join_values(["a", "--b", "-1,0", "--c", "-h", "-d"]) == [
+        "a",
+        "--b=-1,0",
+        "--c",
+        "-h",
+        "-d",
+    ]
+    assert join_values(["a", "--", "-b"]) == ["a", "--", "-b"]
+    out = str(tmp_path / "a.json")
+    assert main(["tradeoff", "--scales", "-1,0,1", "--count", "5", "--out", out]) == 2
+    assert "--count must be more than 128" in capsys.readouterr().err
+    assert main(["sample", "--label", "-cat", "--out", str(tmp_path / "a.png")]) == 2
+    assert "got '-cat'" in capsys.readouterr().err
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(tmp_path):
+    for name in ("\u732b", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / name / "0.png")
+    argv = ["data", "--data", "folder:pictures", "--image-size", "8", "--out", "a.npz"]
+    done = gde_command(*argv, cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and "dog 1, \\u732b 1" in done.stdout
+    assert Batch(tmp_path / "a.npz").text("names") == "dog\n\u732b"
 
 
 def test_sample_png(tmp_path):
@@ -72,9 +104,9 @@ def test_sample_npz_is_the_evaluators_layout(tmp_path):
 
 
 def test_npz_keeps_rows_and_columns(tmp_path):
-    picture = torch.full((1, 1, 4, 4), -1.0)
-    picture[0, 0, 0, 2] = 1.0  # first row, third column
-    write_npz(tmp_path / "a.npz", picture, torch.zeros(1), "0")
+    picture = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    picture[0, 0, 0, 2] = 255  # first row, third column
+    write_npz(tmp_path / "a.npz", picture, torch.zeros(1).int(), "0")
     assert numpy.load(tmp_path / "a.npz")["arr_0"][0, 0, 2].tolist() == [255] * 3
 
 
@@ -102,14 +134,15 @@ def test_label_and_seed_count(tmp_path):
     [
         (
             "--weights lion",
-            "weights must be one of ['digits', 'emoji', 'fashion-mnist'] or a folder",
+            "--weights must be one of ['digits', 'emoji', 'fashion-mnist'] or a folder",
         ),
         (
             "--label 99",
-            "--label must be a class in [0, 10) or one of ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], got '99'",
+            "--label must be a class in [0, 10) or one of ['0', '1', '2', '3', '4', '5', '6', '7', "
+            "... (10 in all)], got '99'",
         ),
         ("--label three", "got 'three'"),
-        ("--steps 0", "steps must be between 1 and 1000"),
+        ("--steps 0", "--steps must be between 1 and 1000"),
         ("--steps 1", "at least 2 steps"),
         ("--steps ddim999", "'ddim999'"),
         ("--count 0", "--count must be at least 1, got 0"),
@@ -220,10 +253,9 @@ def test_without_out_a_run_can_be_looked_at(capsys):
 
 def test_a_label_has_one_form():
     "As macOS writes it in names of files, and as keyboards do."
-    from guided_diffusion_edu.cli import _class
-
     decomposed, composed = "gro\u0308\u00dfe", "gr\u00f6\u00dfe"
-    assert _class(composed, ("a", decomposed)) == _class(decomposed, ("a", composed)) == 1
+    assert class_index(composed, ("a", decomposed)) == 1
+    assert class_index(decomposed, ("a", composed)) == 1
 
 
 def test_version(capsys):
@@ -344,8 +376,8 @@ def test_weights_without_a_classifier_draw_without_guidance(tmp_path, root):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(class_names=list("abcdefghij")), "be of the same classes"),
-        (dict(schedule=dict(name="cosine", T=1000)), "be of the same schedule"),
+        (dict(class_names=list("abcdefghij")), "have the same class_names"),
+        (dict(schedule=dict(name="cosine", T=1000)), "have the same schedule"),
     ],
 )
 def test_two_networks_that_do_not_belong_together(tmp_path, root, change, said):

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.cli import main, write_npz
+from guided_diffusion_edu.batches import write_npz
+from guided_diffusion_edu.cli import main
 from guided_diffusion_edu.model_card import model_card
+from guided_diffusion_edu.plans import fit_plan
 
 
 def test_train_then_sample_from_the_folder(tmp_path):
@@ -162,10 +164,10 @@ def test_dry_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ("--batch 9 --accumulate 2", "batch must be a multiple"),
+        ("--batch 9 --accumulate 2", "--batch must be a multiple"),
         ("--precision half", "invalid choice: 'half'"),
-        ("--ema-decay 1", "ema_decay must be"),
-        ("--clip -1", "clip must be above 0"),
+        ("--ema-decay 1", "--ema-decay must be"),
+        ("--clip -1", "--clip must be above 0"),
     ],
 )
 def test_bad_recipes(tmp_path, wrong, said):
@@ -232,7 +234,7 @@ def test_pictures_become_a_reference_that_knows_its_classes(tmp_path, capsys):
     batch = str(tmp_path / "a.npz")
     assert (
         main(["data", "--data", "digits", "--out", batch]) == 0
-        and "1437 pictures -> " in capsys.readouterr().out
+        and "1437 images -> " in capsys.readouterr().out
     )
     assert main(["evaluate", batch, batch, "--repeats", "0"]) == 0
     rows = dict(
@@ -244,7 +246,7 @@ def test_pictures_become_a_reference_that_knows_its_classes(tmp_path, capsys):
     with numpy.load(batch) as found:
         write_npz(
             tmp_path / "b.npz",
-            gde.from_pixels(torch.from_numpy(found["arr_0"]).permute(0, 3, 1, 2)),
+            torch.from_numpy(found["arr_0"]).permute(0, 3, 1, 2),
             torch.from_numpy(found["arr_1"]),
             "abcdefghij",
         )
@@ -354,9 +356,7 @@ def test_without_a_terminal_each_checkpoint_is_a_line(tmp_path, capsys):
     "size, levels", [(8, 2), (16, 3), (32, 3), (48, 3), (64, 4), (100, 3), (128, 5)]
 )
 def test_the_plan_for_a_folder_grows_with_its_pictures(size, levels):
-    from guided_diffusion_edu.cli import _fitted
-
-    unet = _fitted(
+    unet = fit_plan(
         gde.Images(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.arange(2), ("a", "b"))
     ).unet
     assert (

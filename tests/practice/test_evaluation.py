@@ -10,16 +10,20 @@ from hypothesis import strategies as st
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import evaluation
+from guided_diffusion_edu.batches import Batch
 from guided_diffusion_edu.cli import main
 from guided_diffusion_edu.evaluation import (
-    Batch,
     Gaussian,
-    evaluation_classifier,
-    extract,
     fid_infinity,
     frechet_distance,
     merge_moments,
     moments,
+)
+from guided_diffusion_edu.features import (
+    evaluation_classifier,
+    extract,
+    feature_network,
+    train_evaluation_classifier,
 )
 from helpers import DOUBLE, batch, randn
 
@@ -29,7 +33,7 @@ seeds = st.integers(0, 10_000)
 
 
 @pytest.fixture(scope="module")
-def judge():
+def classifier():
     return evaluation_classifier("digits")
 
 
@@ -231,31 +235,31 @@ def test_bad_arguments_are_named(call, said):
 # features
 
 
-def test_the_judge_is_the_same_twice_and_moves_nobodys_random_numbers():
+def test_the_evaluation_classifier_is_the_same_twice_and_moves_nobodys_random_numbers():
     data = gde.load_data("digits")
     torch.manual_seed(0)
-    first = evaluation.train_evaluation_classifier(data, steps=3)
+    first = train_evaluation_classifier(data, steps=3)
     after = torch.rand(1)
     torch.manual_seed(1)
-    second = evaluation.train_evaluation_classifier(data, steps=3)
+    second = train_evaluation_classifier(data, steps=3)
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1)) and all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters())
     )
     assert not torch.equal(
-        first.head.weight, evaluation.train_evaluation_classifier(data, steps=3, seed=1).head.weight
+        first.head.weight, train_evaluation_classifier(data, steps=3, seed=1).head.weight
     )
 
 
-def test_the_judge_sees_grey_and_one_channel_alike(judge):
+def test_the_evaluation_classifier_sees_grey_and_one_channel_alike(classifier):
     pixels = gde.load_data("digits", train=False).pixels
-    for a, b in zip(judge(pixels), judge(pixels.expand(-1, 3, -1, -1))):
+    for a, b in zip(classifier(pixels), classifier(pixels.expand(-1, 3, -1, -1))):
         assert torch.allclose(a, b, atol=1e-5)
     assert (
-        judge(pixels).probs.argmax(1) == gde.load_data("digits", train=False).labels
+        classifier(pixels).probs.argmax(1) == gde.load_data("digits", train=False).labels
     ).double().mean() > 0.96
     with pytest.raises(ValueError, match="1 channels"):
-        judge(torch.zeros(2, 2, 8, 8, dtype=torch.uint8))
+        classifier(torch.zeros(2, 2, 8, 8, dtype=torch.uint8))
 
 
 def test_shipped_results_are_read():
@@ -269,15 +273,15 @@ def test_shipped_results_are_read():
     )
 
 
-def test_real_digits_score_better_than_noise(tmp_path, judge):
+def test_real_digits_score_better_than_noise(tmp_path, classifier):
     data, held_out = gde.load_data("digits"), gde.load_data("digits", train=False)
-    reference = extract(judge, data.pixels)
+    reference = extract(classifier, data.pixels)
     real = evaluation.scores(
-        reference, extract(judge, held_out.pixels), held_out.labels, repeats=20
+        reference, extract(classifier, held_out.pixels), held_out.labels, repeats=20
     )
     noise = evaluation.scores(
         reference,
-        extract(judge, Batch(batch(tmp_path / "n.npz", 360))),
+        extract(classifier, Batch(batch(tmp_path / "n.npz", 360))),
         held_out.labels,
         repeats=20,
     )
@@ -288,9 +292,20 @@ def test_real_digits_score_better_than_noise(tmp_path, judge):
     )
     assert all(low <= value <= high for value, low, high in real.values() if low is not None)
     again = evaluation.scores(
-        reference, extract(judge, held_out.pixels), held_out.labels, repeats=20
+        reference, extract(classifier, held_out.pixels), held_out.labels, repeats=20
     )  # whatever else has been drawn
     assert again == real
+
+
+def test_too_few_images_are_refused(classifier):
+    pixels = gde.load_data("digits").pixels
+    few, many = extract(classifier, pixels[:112]), extract(classifier, pixels[:113])
+    for names, real, drawn in (("reference", few, many), ("samples", many, few)):
+        with pytest.raises(ValueError, match=f"{names} must hold at least 113 images .* got 112"):
+            evaluation.scores(real, drawn, repeats=0)
+    evaluation.scores(many, many, repeats=0)
+    with pytest.raises(ValueError, match="samples must hold images, got statistics only"):
+        evaluation.scores(many, evaluation.FeatureStatistics(many.pooled), repeats=0)
 
 
 @pytest.mark.parametrize("argv", [["evaluate", "--help"], ["tradeoff", "--help"]])
@@ -300,9 +315,9 @@ def test_help_has_an_example(argv, capsys):
     assert stop.value.code == 0 and "example" in capsys.readouterr().out
 
 
-def test_a_judge_is_for_pictures_of_its_size(judge):
+def test_an_evaluation_classifier_is_for_images_of_its_size(classifier):
     with pytest.raises(
         ValueError, match=r"pixels must be of size \(8, 8\) for these features, got \(16, 16\)"
     ):
-        judge(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
-    assert evaluation.feature_network("digits", 16).size == (16, 16)
+        classifier(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
+    assert feature_network("digits", 16).size == (16, 16)

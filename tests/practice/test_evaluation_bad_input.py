@@ -9,8 +9,8 @@ from torch import nan
 
 import guided_diffusion_edu as gde
 from bad_input import INF, LAW, Payload, archive, cases, file_is_refused, is_refused, written
+from guided_diffusion_edu.batches import Batch
 from guided_diffusion_edu.evaluation import (
-    Batch,
     bootstrap_interval,
     fid_infinity,
     merge_moments,
@@ -39,7 +39,7 @@ TABLE = [  # (what, said, call)
     ("fid of a row", r"features must have shape", lambda: gde.fid(torch.zeros(3), torch.zeros(3))),
     (
         "fid of one sample",
-        "covariance needs at least 2 samples",
+        "features must be at least 2 samples for a covariance, got 1",
         lambda: gde.fid(torch.zeros(1, 3), torch.zeros(4, 3)),
     ),
     (
@@ -152,7 +152,7 @@ FILES = [  # (what, said, what is done with the path)
     ),
     (
         "an .npz with half of the statistics",
-        NOT_NPZ,
+        "batch must hold the array sigma, got .'mu'",
         lambda p: Batch(archive(p, mu=npy(descr="<f8", shape=(0,)))).array("sigma"),
     ),
     (

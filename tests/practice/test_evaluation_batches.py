@@ -12,29 +12,31 @@ import torch
 from PIL import Image
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu import evaluation
-from guided_diffusion_edu.cli import main, write_npz
-from guided_diffusion_edu.evaluation import (
-    Batch,
+from guided_diffusion_edu import features
+from guided_diffusion_edu.batches import Batch, read_labels, write_npz, write_reference
+from guided_diffusion_edu.cli import main
+from guided_diffusion_edu.evaluation import frechet_distance
+from guided_diffusion_edu.features import (
+    describe_features,
     evaluation_classifier,
     extract,
-    frechet_distance,
+    extract_reference,
 )
 from helpers import batch
 
 
 @pytest.fixture(scope="module")
-def judge():
+def classifier():
     return evaluation_classifier("digits")
 
 
-def test_extraction_in_blocks_is_the_whole(judge):
+def test_extraction_in_blocks_is_the_whole(classifier):
     pixels = gde.load_data("digits", train=False).pixels
-    whole, parts = extract(judge, pixels, block=360), extract(judge, pixels, block=77)
+    whole, parts = extract(classifier, pixels, block=360), extract(classifier, pixels, block=77)
     assert torch.allclose(whole.pool, parts.pool, atol=1e-6) and torch.allclose(
         whole.spatial.covariance, parts.spatial.covariance, rtol=1e-6, atol=1e-9
     )
-    assert parts.spatial.count == 360 and frechet_distance(whole.law, parts.law) < 1e-8
+    assert parts.spatial.count == 360 and frechet_distance(whole.pooled, parts.pooled) < 1e-8
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,9 @@ def inception_file(tmp_path_factory):
 
 def test_inception_gives_the_released_features(inception_file, monkeypatch):
     monkeypatch.setattr(
-        evaluation, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest()
+        features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest()
     )
-    network = evaluation.feature_network(f"inception:{inception_file}")
+    network = features.feature_network(f"inception:{inception_file}")
     pixels = torch.randint(
         0, 256, (2, 3, 20, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
@@ -83,13 +85,13 @@ def test_inception_gives_the_released_features(inception_file, monkeypatch):
 def test_inception_with_other_weights_is_never_opened(inception_file, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(ValueError, match="it was not opened"):
-        evaluation.Inception(inception_file)
+        features.Inception(inception_file)
 
 
 def test_inception_without_its_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(ValueError, match=r"guided_diffusion_edu\[inception\]"):
-        evaluation.Inception("anywhere")
+        features.Inception("anywhere")
 
 
 def test_inception_is_fetched_once(tmp_path, monkeypatch):
@@ -103,56 +105,56 @@ def test_inception_is_fetched_once(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     for _ in range(2):
         assert (
-            evaluation._fetched("https://there/inception.pth")
+            features._fetch_inception("https://there/inception.pth")
             == tmp_path / "hub" / "checkpoints" / "inception.pth"
         )
-    assert asked == [("https://there/inception.pth", evaluation.INCEPTION_SHA256)]
+    assert asked == [("https://there/inception.pth", features.INCEPTION_SHA256)]
     with pytest.raises(ValueError, match="it was not opened"):
-        evaluation.Inception()  # what was fetched is looked at again
+        features.Inception()  # what was fetched is looked at again
 
 
 def test_a_batch_comes_back_in_blocks(tmp_path):
-    images, y = torch.rand(9, 1, 4, 4) * 2 - 1, torch.arange(9)
-    write_npz(tmp_path / "a.npz", images, y, "0123456789")
+    pixels, y = torch.arange(144).byte().view(9, 1, 4, 4), torch.arange(9)
+    write_npz(tmp_path / "a.npz", pixels, y, "0123456789")
     found = Batch(tmp_path / "a.npz")
     assert (found.count, found.size) == (9, (4, 4, 3)) and torch.equal(found.array("arr_1"), y)
     blocks = list(found.split(4))
     assert [len(b) for b in blocks] == [4, 4, 1] and torch.equal(
-        torch.cat(blocks), gde.to_pixels(images).expand(-1, 3, -1, -1)
+        torch.cat(blocks), pixels.expand(-1, 3, -1, -1)
     )
     numpy.savez_compressed(tmp_path / "b.npz", torch.cat(blocks).permute(0, 2, 3, 1).numpy())
     assert torch.equal(torch.cat(list(Batch(tmp_path / "b.npz").split(5))), torch.cat(blocks))
 
 
-def test_statistics_are_written_as_the_evaluator_reads_them(tmp_path, judge):
-    found = extract(judge, Batch(batch(tmp_path / "a.npz")))
-    evaluation.write_reference(tmp_path / "ref.npz", found, "digits")
+def test_statistics_are_written_as_the_evaluator_reads_them(tmp_path, classifier):
+    found = extract(classifier, Batch(batch(tmp_path / "a.npz")))
+    write_reference(tmp_path / "ref.npz", found, "digits")
     with numpy.load(tmp_path / "ref.npz") as read:  # as numpy reads it, without pickles
         assert numpy.allclose(read["mu"], found.pool.double().mean(0)) and numpy.allclose(
             read["sigma"], numpy.cov(found.pool.double().numpy(), rowvar=False)
         )
         assert read["mu_s"].shape == (112,) and read["sigma_s"].shape == (112, 112)
-    again = evaluation.extract_reference(judge, Batch(tmp_path / "ref.npz"))
+    again = extract_reference(classifier, Batch(tmp_path / "ref.npz"))
     assert (
         again.pool is None
-        and frechet_distance(again.law, found.law) < 1e-9
+        and frechet_distance(again.pooled, found.pooled) < 1e-9
         and frechet_distance(again.spatial, found.spatial) < 1e-9
     )
 
 
-def test_statistics_know_the_pictures_of_their_judge(tmp_path):
-    "A judge is named by its data, and a folder under one name may hold others tomorrow."
+def test_statistics_know_the_images_of_their_classifier(tmp_path):
+    "A classifier is named by its data, and a folder under one name may hold others tomorrow."
     (tmp_path / "a").mkdir()
     names = []
     for shade in (0, 0, 9):
         Image.new("RGB", (8, 8), (shade, 0, 0)).save(tmp_path / "a" / "0.png")
-        names.append(evaluation.features_of(f"folder:{tmp_path}", 8))
+        names.append(describe_features(f"folder:{tmp_path}", 8))
     assert names[0] == names[1] != names[2] and all(
         name.startswith(f"folder:{tmp_path} at 8, of ") for name in names
     )
     assert (
-        evaluation.features_of("digits", 8) == "digits at 8"
-        and evaluation.features_of("inception:a.pth", 8) == "inception:a.pth"
+        describe_features("digits", 8) == "digits at 8"
+        and describe_features("inception:a.pth", 8) == "inception:a.pth"
     )
 
 
@@ -201,11 +203,11 @@ BAD = {  # name -> (what is done to the file, what is said)
     "a flipped bit": (lambda p: flipped(batch(p)), "Bad CRC-32"),
     "few": (
         lambda p: batch(p, count=112),
-        "B must hold at least 113 samples for features of size 112, got 112",
+        "samples must hold at least 113 images for features of size 112, got 112",
     ),
     "another size": (
         lambda p: batch(p, size=9),
-        "A and B must be of pictures of one size, got (8, 8, 3) and (9, 9, 3)",
+        "A and B must be of images of one size, got (8, 8, 3) and (9, 9, 3)",
     ),
     "missing": (lambda p: None, "there is none at"),
     "labels that do not fit": (
@@ -230,6 +232,47 @@ def test_a_bad_batch_is_one_line_and_exit_code_2(tmp_path, capsys, name):
         and sorted(p.name for p in tmp_path.iterdir())
         == (["good.npz"] if name == "missing" else ["bad.npz", "good.npz"])
     )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint16", ">i4", "int64"])
+def test_labels_may_be_of_any_integer_type(tmp_path, dtype):
+    pixels = numpy.zeros((5, 8, 8, 3), dtype=numpy.uint8)
+    numpy.savez(tmp_path / "a.npz", pixels, numpy.arange(5, dtype=dtype))
+    assert read_labels(Batch(tmp_path / "a.npz")).tolist() == [0, 1, 2, 3, 4]
+
+
+STRANGE = {  # arrays of other tools, and what is said where they cannot be used
+    "float labels": (dict(arr_1=numpy.ones(150)), "arr_1 must hold class indices, whole numbers"),
+    "text for labels": (dict(arr_1=numpy.array(["a"] * 150)), "array arr_1 must hold numbers"),
+    "a mean alone": (dict(mu=numpy.ones(64)), "batch must hold the array sigma"),
+    "two sizes": (
+        dict(mu=numpy.ones(64), sigma=numpy.eye(3)),
+        "must have shapes (D,) and (D, D), got (64,) and (3, 3)",
+    ),
+    "nan": (dict(mu=numpy.full(64, numpy.nan), sigma=numpy.eye(64)), "must be finite"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_an_array_of_the_wrong_kind_is_named(tmp_path, capsys, name):
+    arrays, said = STRANGE[name]
+    batch(tmp_path / "a.npz", labels=False)
+    with numpy.load(tmp_path / "a.npz") as good:
+        numpy.savez(tmp_path / "b.npz", arr_0=good["arr_0"], **arrays)
+    path = str(tmp_path / "b.npz")
+    assert main(["evaluate", path, path, "--features", "digits", "--repeats", "0"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_statistics_of_pooled_features_alone_are_used(tmp_path, capsys):
+    "As pytorch-fid writes them, here in float32; entries of no use are passed over."
+    x = numpy.random.default_rng(0).normal(size=(200, 64))
+    statistics = dict(mu=x.mean(0, dtype="float32"), sigma=numpy.cov(x.T).astype(">f4"))
+    numpy.savez(tmp_path / "ref.npz", **statistics, other=numpy.array([{}], dtype=object))
+    b = str(batch(tmp_path / "b.npz"))
+    assert main(["evaluate", str(tmp_path / "ref.npz"), b, "--repeats", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "FID  " in out and "sFID" not in out
 
 
 def test_a_cut_member_is_noticed_while_it_streams(tmp_path):
@@ -324,7 +367,9 @@ PEAK = """
 import resource, sys
 import torch
 torch.set_num_threads(1)
-from guided_diffusion_edu.evaluation import Batch, extract, judge_of, manifolds
+from guided_diffusion_edu.batches import Batch, write_npz
+from guided_diffusion_edu.evaluation import manifolds
+from guided_diffusion_edu.features import extract, train_evaluation_classifier
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 {prepare}
 before = peak()
@@ -362,11 +407,21 @@ def test_memory_does_not_hold_the_pictures(tmp_path):
     numpy.savez(tmp_path / "a.npz", numpy.zeros((6000, 64, 64, 3), dtype=numpy.uint8))
     prepare = f"""
 from guided_diffusion_edu.data import Images
-from guided_diffusion_edu.evaluation import train_judge
-judge = train_judge(Images(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.zeros(9).long(), ("one",)), steps=1, batch=2)
+data = Images(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.zeros(9).long(), ("one",))
+classifier = train_evaluation_classifier(data, steps=1, batch=2)
 batch = Batch({str(tmp_path / "a.npz")!r})
-for block in batch.split(64): judge(block); break"""
-    assert growth(prepare, "extract(judge, batch)") < 55
+for block in batch.split(64): classifier(block); break"""
+    assert growth(prepare, "extract(classifier, batch)") < 55
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_memory_does_not_hold_what_is_written_twice(tmp_path):
+    "30,000 images of 32 x 32 are 31 MB, in three channels 92 MB."
+    prepare = f"""
+pixels, y = torch.ones(30_000, 1, 32, 32, dtype=torch.uint8), torch.zeros(30_000).long()
+write_npz({str(tmp_path / "a.npz")!r}, pixels[:100], y[:100], "0")"""
+    assert growth(prepare, f"write_npz({str(tmp_path / 'b.npz')!r}, pixels, y, '0')") < 60
+    assert len(Batch(tmp_path / "b.npz")) == 30_000
 
 
 def test_statistics_of_one_size_are_not_compared_with_another(tmp_path, capsys):

@@ -1,11 +1,10 @@
 """The training loop: what it averages, how it is watched, and what it refuses."""
 
-import argparse
 import io
 import json
 import math
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partialmethod
 
 import pytest
@@ -17,6 +16,7 @@ import training_in_processes as processes
 from guided_diffusion_edu import training
 from guided_diffusion_edu.checkpoints import read_tensors
 from guided_diffusion_edu.losses import eps_from_v, eps_model, target_weight
+from guided_diffusion_edu.plans import SMALL_PLANS, change_recipe
 from guided_diffusion_edu.training import (
     LoopNetwork,
     State,
@@ -229,8 +229,6 @@ def test_flips_mirror_half_and_nothing_else():
 )
 def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wanted):
     "Also in the plans of `gde train`, unless the command line says otherwise."
-    from guided_diffusion_edu import cli
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(
         torch.cuda,
@@ -245,20 +243,14 @@ def test_16_bits_only_where_they_are_built_in(monkeypatch, cuda, bfloat16, wante
         raising=tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14),
     )
     assert quick_precision() == wanted
-
-    def said(given=None):
-        return cli._changed(
-            cli.SMALL["fashion-mnist"].diffusion,
-            argparse.Namespace(
-                **{field.name: None for field in fields(gde.Recipe)} | dict(precision=given)
-            ),
-        )
-
+    recipe = SMALL_PLANS["fashion-mnist"].unet_recipe
+    assert recipe.precision != "float32"
     if cuda and not bfloat16:  # before Volta 16 bits are slow
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
         assert quick_precision() == "float32"
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    assert said().precision == wanted and said("float16").precision == "float16"
+    assert change_recipe(recipe).precision == wanted
+    assert change_recipe(recipe, precision="float16").precision == "float16"
 
 
 def test_history_by_quarter_by_hand():
