@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import re
 
 import pytest
@@ -25,16 +26,30 @@ def rows(root):
             yield [column.strip() for column in line.strip("|").split("|")]
 
 
+MODULES = {
+    found.name.split(".", 1)[1]: importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(gde.__path__, "guided_diffusion_edu.")
+    if not found.name.endswith("__main__")
+}
+NAMES = {  # modules, and what they define
+    name: value
+    for module in MODULES.values()
+    for name, value in vars(module).items()
+    if getattr(value, "__module__", None) == module.__name__
+} | MODULES
+
+
 def find(name):
-    """What a name of the page stands for: an attribute of the package or of a module, `C.a` of a
+    """What a name of the page stands for: a module, what a module defines, `C.a` of a
     class or of its instances, `f(a)` an argument, or one of the samplers' options.
     """
     path, argument = re.fullmatch(r"([\w.]+)(?:\((\w+)\))?", name).groups()
     examples = dict(Schedule=gde.linear_schedule())
     first, *rest = path.split(".")
-    found = getattr(gde, first, None) or importlib.import_module(f"guided_diffusion_edu.{first}")
+    found = NAMES[first]
     for part in rest:
-        found = getattr(examples.get(first, found), part)
+        fields = getattr(found, "__dataclass_fields__", {})
+        found = fields[part] if part in fields else getattr(examples.get(first, found), part)
     if argument is None:
         return found
     parameters = inspect.signature(found).parameters
@@ -49,7 +64,7 @@ def test_every_name_exists(root):
     for name in names:
         find(name)
     for wrong in ("posterior_means", "Schedule.gammas", "guided_mean(scale)"):
-        with pytest.raises((AttributeError, KeyError, ModuleNotFoundError)):
+        with pytest.raises((AttributeError, KeyError)):
             find(wrong)
 
 
