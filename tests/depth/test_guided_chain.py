@@ -83,7 +83,7 @@ SHORT = gde.respace(LINEAR, 25)
     [
         ("small", small_variance(SHORT)),
         ("large", large_variance(SHORT)),
-        (2 * SHORT.betas, 2 * SHORT.betas),
+        (SHORT.betas / 2, SHORT.betas / 2),
     ],
     ids=["small", "large", "tensor"],
 )

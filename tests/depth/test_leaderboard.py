@@ -38,8 +38,8 @@ def test_every_entry_of_the_table_gives_a_distribution_and_gains_by_more_steps()
 
 
 def test_entries_by_samples_are_near_those_without():
-    """The same sampler by 20,000 samples and by none; the particles, which draw from the true distribution,
-    against the target.
+    """The same sampler by 20,000 samples and by none; the particles, which draw from the true
+    distribution, against the target.
     """
     by_samples = sample_entry(gde.ddim_sample, even_levels, n=20_000)
     drawn, exact = (entry(LINE, LINEAR, 1, 1.0, 12) for entry in (by_samples, METHODS["DDIM"]))
