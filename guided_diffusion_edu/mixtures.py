@@ -213,14 +213,14 @@ def four_corners() -> GaussianMixture:
     return GaussianMixture(0.7 * corners, [0.22] * 4, labels=[0, 0, 1, 1])
 
 
-def three_modes() -> GaussianMixture:
+def three_modes(stds: Sequence[float] = (0.2, 0.15, 0.25)) -> GaussianMixture:
     """Three Gaussians on a line, unequal in weight and width; the outer two share a class.
 
-    For checks by quadrature, which needs one dimension: no symmetry hides an error.
+    For checks by quadrature, which needs one dimension: no symmetry hides an error. `stds`: of the
+    three; (0.4, 0.35, 0.45) makes the classes overlap.
     """
-    return GaussianMixture(
-        [[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0]
-    )
+    means, weights = [[-1.0], [0.2], [1.2]], [0.3, 0.3, 0.4]
+    return GaussianMixture(means, list(stds), weights, labels=[0, 1, 0])
 
 # %% ../nbs/diffusion/gaussian_mixtures.ipynb #c13
 def _branches(

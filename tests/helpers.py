@@ -18,9 +18,7 @@ WORLD = gde.GaussianMixture(
 
 LINEAR = gde.linear_schedule()
 
-LINE = gde.GaussianMixture(
-    [[-1.0], [0.2], [1.2]], [0.2, 0.15, 0.25], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0]
-)
+LINE = gde.three_modes()
 
 
 def gaussian_log(points, mean, cov):
@@ -66,9 +64,7 @@ def lab_target(r, y, s):
     return mean.item(), (p * (x - mean) ** 2).sum().item()
 
 
-BLUNT = gde.GaussianMixture(
-    [[-1.0], [0.2], [1.2]], [0.4, 0.35, 0.45], weights=[0.3, 0.3, 0.4], labels=[0, 1, 0]
-)
+BLUNT = gde.three_modes(stds=(0.4, 0.35, 0.45))
 
 
 def network(config):
