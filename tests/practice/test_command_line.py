@@ -389,7 +389,7 @@ def test_two_networks_that_do_not_belong_together(tmp_path, root, change, said):
     with pytest.raises(ValueError, match=f"weights in .* must {said}"):
         gde.load_pretrained(str(tmp_path / "w"))
     smaller = record | dict(config=record["config"] | dict(image_size=16))
-    with pytest.raises(ValueError, match="must have the same image_size, got 16 and 8"):
+    with pytest.raises(ValueError, match="have the same image_size in both records, got 16 and 8"):
         gde.pretrained._check_pair("w", smaller, record)
 
 
