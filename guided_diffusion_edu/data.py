@@ -129,9 +129,10 @@ def pad(data: Images, size: int, shade: int = 0) -> Images:
 
 # %% ../nbs/practice/data.ipynb #c18
 def centre_crop(image: "PILImage", size: int) -> "PILImage":
-    """Scale a PIL image down and cut its centre, `size` x `size`, as OpenAI's code does.
+    """Scale a PIL image down and cut its centre, as OpenAI's code does.
 
-    Halves with a box filter while the short side is at least 2 `size`, then a bicubic filter.
+    `size`: of the result, in pixels each way. Halves with a box filter while the short side is at
+    least 2 `size`, then scales with a bicubic filter.
     """
     from PIL.Image import Resampling
 
@@ -146,7 +147,7 @@ def centre_crop(image: "PILImage", size: int) -> "PILImage":
 
 # %% ../nbs/practice/data.ipynb #c22
 def _to_8_bits(image: "PILImage") -> "PILImage":
-    "`image`, with 16-bit greys reduced to 8 bits. Raises ValueError for other numbers."
+    "Reduce 16-bit greys to 8 bits. Raises ValueError for other numbers."
     if not image.mode.startswith(("I", "F")):
         return image
     import numpy
@@ -183,7 +184,7 @@ UNFIT = ("refuse", "skip")
 
 
 def _read_images(paths: list[str], size: int) -> tuple[dict[int, Tensor], list[str]]:
-    "The images that can be used, by their index in `paths`, and what is wrong with the others."
+    "Usable images by their index in `paths`, and what is wrong with the others."
     from PIL import Image, ImageOps
 
     images, problems = {}, []
@@ -202,7 +203,7 @@ def _read_images(paths: list[str], size: int) -> tuple[dict[int, Tensor], list[s
 
 
 def _report_unfit(problems: list[str], count: int, unfit: str) -> None:
-    "Name those of `count` images that cannot be used, in a ValueError or, to skip, a warning."
+    "Name the unusable of `count` images, in a ValueError or, to skip, a warning."
     listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if problems[5:] else "")
     if problems and unfit == "refuse":
         raise ValueError(
@@ -220,7 +221,7 @@ def expand_home(path: Path | str) -> Path:
 
 
 def _image_folder(path: str) -> Any:
-    "torchvision's `ImageFolder` of `path`, without hidden folders, which are an editor's."
+    "torchvision's `ImageFolder`, without hidden folders, which are an editor's."
     from torchvision.datasets import ImageFolder
 
     class VisibleFolder(ImageFolder):
@@ -423,13 +424,13 @@ def class_examples(data: Images, n: int) -> Tensor:
 
 # %% ../nbs/practice/data.ipynb #c40
 def _to_rows(x: Tensor) -> Any:
-    "`x` (B, 1, 8, 8) in [-1, 1] as scikit-learn's rows (B, 64) of shades from 0 to 16."
+    "`x` (B, 1, 8, 8) in [-1, 1] as scikit-learn's rows (B, 64), from 0 to 16."
     require_shape("x", x, "B", 1, 8, 8)
     return ((x.detach().cpu().clamp(-1, 1) + 1) * 8).flatten(1).numpy()
 
 
 def digits_evaluation_classifier() -> Callable[[Tensor], Tensor]:
-    """Fit an evaluation classifier of the digits: scikit-learn's SVC on the training digits.
+    """Fit an evaluation classifier of the digits, scikit-learn's SVC.
 
     Returns a function from digits (B, 1, 8, 8) in [-1, 1] to labels (B,).
     """

@@ -58,7 +58,7 @@ class Pretrained:
 
     @property
     def networks(self) -> list[nn.Module]:
-        "The network of the model as it was trained, and the classifier where there is one."
+        "The model's network as it was trained, and the classifier if there is one."
         network: Any = self.model
         if isinstance(network, DerivedModel):
             network = network.source
@@ -100,7 +100,7 @@ def build_network(config: UNetConfig | ClassifierConfig) -> UNet | Classifier:
 
 
 def _load_network(kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
-    "The network of a training, ready for sampling, and its record. `kind`: as in `CONFIGS`."
+    "The network of a training, ready for sampling, and its record."
     record = read_record(folder / f"{kind}.json")
     tensors, _ = read_tensors(folder / f"{kind}.safetensors")
     fields = {
@@ -147,7 +147,7 @@ def _find_kinds(name: str, folder: Path) -> list[str]:
 
 
 def _check_pair(folder: Path, diffusion: dict[str, Any], classifier: dict[str, Any]) -> None:
-    "Raise ValueError unless the classifier can guide the model, by the records of both."
+    "Raise ValueError unless, by their records, the classifier can guide the model."
     ours, theirs = ({**record["config"], **record} for record in (diffusion, classifier))
     for what in ("class_names", "schedule", "image_size", "in_channels"):
         require(
@@ -314,9 +314,9 @@ OPENAI = {
 
 
 def openai_release(name: str) -> Release:
-    """Look up OpenAI's checkpoint `name`, the stem of its file, such as "64x64_diffusion".
+    """Look up what belongs to a checkpoint of OpenAI's.
 
-    Raises ValueError for a name that is none of the fifteen.
+    `name`: the stem of its file, such as "64x64_diffusion". Raises ValueError for others.
     """
     require(name in OPENAI, "name", f"be one of {list(OPENAI)}", repr(name))
     return OPENAI[name]
@@ -387,7 +387,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def _describe_differences(wanted: Shapes, given: Shapes) -> str:
-    "What is wrong with the shapes `given`, by name, in words; empty if they are those `wanted`."
+    "What is wrong with the shapes `given`, in words; empty if nothing is."
     wrong = [name for name in wanted if name in given and given[name] != wanted[name]]
     kinds = {
         "missing": [name for name in wanted if name not in given],
@@ -481,7 +481,7 @@ def _download(url: str, path: Path, open_url: Callable[..., Any]) -> None:
 
 
 def _check_sha256(path: Path, record: Path) -> None:
-    "Compare the SHA-256 of `path` with the one in the file `record`, or write it there."
+    "Compare the SHA-256 of `path` with that in `record`, or write it there."
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if not record.exists():

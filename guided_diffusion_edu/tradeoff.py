@@ -8,7 +8,7 @@ from .samplers import ddim_sample, ddpm_sample
 
 
 def matching_scale(r: float, width: float) -> float:
-    """The scale at which guidance gives a model that is too wide the posterior's variance.
+    """The scale at which a model that is too wide has the posterior's variance.
 
     For data N(0, 1), a model N(0, width^2), and a measurement with error `r` as the classifier.
 
@@ -109,7 +109,9 @@ def trade_off(
     seed: int = 0,
     command: str = "",
 ) -> dict[str, Any]:
-    """Measure FID, IS, precision, recall, density, coverage and accuracy along the scale.
+    """Measure fidelity and diversity along the scale, by each of the `WAYS`.
+
+    FID, Inception Score, precision, recall, density, coverage and accuracy; see `scores`.
 
     `weights`: as `load_pretrained` takes them. `out`: a JSON file, written after each of the
     points, one for each of `scales`, `steps` and `WAYS`; the points that it has are kept.
