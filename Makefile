@@ -6,7 +6,8 @@ PORT ?= 8000
 
 .PHONY: book serve pdf archive check chromium style export test test-gpu coverage mutate resume bench address fuzz dist wheel-test clean
 
-book: $(INSTALLED)
+book: $(INSTALLED)  # pages that changed are executed, each on one core
+	$(BIN)/python tools/pages.py
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 

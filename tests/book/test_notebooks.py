@@ -3,7 +3,6 @@
 import ast
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import statistics
@@ -15,11 +14,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from nbdev_book import read
+import pages
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "guided_diffusion_edu"
@@ -63,73 +61,16 @@ def test_the_contents_name_every_notebook():
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
     "A folder with nothing but the built wheel, unpacked."
-    here = tmp_path_factory.mktemp("wheel")
-    source = here / "source"
-    shutil.copytree(
-        ROOT,
-        source,
-        ignore=shutil.ignore_patterns(".*", "_build", "runs", "build", "*.egg-info", "__pycache__"),
-    )
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", here, source],
-        check=True,
-        capture_output=True,
-    )
-    target = here / "site"
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            target,
-            *here.glob("*.whl"),
-        ],
-        check=True,
-    )
-    return target
-
-
-GUARD = f"""
-import os, sys
-INSIDE, OUTSIDE = {str(ROOT) + os.sep!r}, {sys.prefix + os.sep!r}
-HERE = ("127.0.0.1", "::1", "localhost")
-def guard(event, args):
-    if event in ("open", "os.listdir", "os.scandir") and isinstance(args[0], (str, bytes)):
-        path = os.path.abspath(os.fsdecode(args[0]))
-        if path.startswith(INSIDE) and not path.startswith(OUTSIDE):
-            raise PermissionError(f"{{path}} is of the repository, not of the wheel")
-    if event == "socket.connect" and isinstance(args[1], tuple) and args[1][0] not in HERE:
-        raise PermissionError(f"fetches from {{args[1]}}")
-sys.addaudithook(guard)
-"""
-PROBE = """
-import {package}, pathlib
-here = pathlib.Path({package}.__file__)
-assert here.is_relative_to({folder!r}), here
-"""
+    return pages.install_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
-def test_notebook_runs_with_only_the_wheel(path, installed, tmp_path):
+def test_notebook_runs_with_only_the_wheel(path, installed):
     """In an empty folder; reading a file of the repository, or fetching anything, is an error.
 
-    (So the pages may say that they fetch nothing.)
+    (So the pages may say that they fetch nothing.) What was executed is kept for the book.
     """
-    notebook = read(path.read_text())
-    notebook.cells = [
-        c for c in notebook.cells if "skip-execution" not in c.metadata.get("tags", [])
-    ]
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(GUARD))
-    probe = PROBE.format(package=PACKAGE, folder=str(installed))
-    notebook.cells.append(nbformat.v4.new_code_cell(probe))
-    environment = os.environ | dict(PYTHONPATH=str(installed))
-    NotebookClient(
-        notebook, timeout=300, resources=dict(metadata=dict(path=str(tmp_path)))
-    ).execute(env=environment)
+    assert pages.execute(path, installed).is_file()
 
 
 def test_notebooks_import_only_what_the_wheel_brings():
@@ -163,7 +104,7 @@ def test_notebook_is_ready_for_colab(path):
     cell is for a GPU, Colab is asked for one.
     """
     cells, metadata = code_cells(path), nbformat.read(path, 4).metadata
-    assert cells[0] == SETUP and not any("pip install" in source for source in cells[1:])
+    assert cells[0] == SETUP and not any("get_ipython" in source for source in cells[1:])
     wants_a_gpu = any("#| cuda" in source.splitlines() for source in cells)
     assert (metadata.get("accelerator"), metadata.get("colab")) == (
         ("GPU", {"gpuType": "T4"}) if wants_a_gpu else (None, None)
