@@ -91,8 +91,10 @@ def check_config(config: Config) -> None:
 def check_size(config: Config) -> None:
     "Raise ValueError if the images cannot be halved as often as the plan says."
     multiple, size = side_multiple(config), config.image_size
-    levels = f"for {len(config.channel_mult)} entries of channel_mult"
-    require(size % multiple == 0, "image_size", f"be a multiple of {multiple}, {levels}", size)
+    wanted = f"be a multiple of {multiple}, for {len(config.channel_mult)} entries of channel_mult"
+    if config.space_to_depth > 1:
+        wanted += f" and space_to_depth = {config.space_to_depth}"
+    require(size % multiple == 0, "image_size", wanted, size)
 
 
 def check_widths(config: Config) -> None:

@@ -49,7 +49,7 @@ SMALL = dict(
         (dict(resampling="pool"), "resampling must be one of"),
         (dict(res_blocks=1.5), "res_blocks must be a whole number"),
         (dict(space_to_depth=4), r"space_to_depth must be one of \[1, 2\], got 4"),
-        (dict(image_size=72, space_to_depth=2), "image_size must be a multiple of 16"),
+        (dict(image_size=72, space_to_depth=2), "of 16, .* and space_to_depth = 2, got 72"),
     ],
 )
 @pytest.mark.parametrize("config", [gde.UNetConfig, gde.ClassifierConfig])
