@@ -23,8 +23,8 @@ from guided_diffusion_edu.features import extract, train_evaluation_classifier
 from guided_diffusion_edu.provenance import provenance
 
 
-def sample_batch(path, count):
-    "A batch of `count` pictures of 64 x 64 x 3, written a thousand at a time."
+def write_batch(path, count):
+    "Write a batch of `count` images of 64 x 64 x 3, a thousand at a time."
     import zipfile
 
     header = dict(descr="|u1", fortran_order=False, shape=(count, 64, 64, 3))
@@ -38,22 +38,21 @@ def sample_batch(path, count):
             stream.write(generator.bytes(min(1000, count - start) * 64 * 64 * 3))
 
 
-def pictures(count):
-    "Features of `count` pictures of 64 x 64 x 3, streamed from a file."
-    judge = train_evaluation_classifier(
-        Images(torch.zeros(9, 3, 64, 64, dtype=torch.uint8), torch.arange(9), tuple("abcdefghi")),
-        steps=2,
-    )
+def time_images(count):
+    "Features of `count` images of 64 x 64 x 3, streamed from a file."
+    pixels = torch.zeros(9, 3, 64, 64, dtype=torch.uint8)
+    data = Images(pixels, torch.arange(9), tuple("abcdefghi"))
+    classifier = train_evaluation_classifier(data, steps=2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "batch.npz"
-        sample_batch(path, count)
+        write_batch(path, count)
         began = time.perf_counter()
-        found = extract(judge, Batch(path))
-    assert len(found.pool) == found.spatial.count == count
+        features = extract(classifier, Batch(path))
+    assert len(features.pool) == features.spatial.count == count
     return time.perf_counter() - began
 
 
-def neighbours(count, size=2048):
+def time_neighbours(count, size=2048):
     """Precision, recall, density and coverage of `count` against `count` features of the size of
     Inception's.
     """
@@ -67,10 +66,13 @@ def neighbours(count, size=2048):
     return time.perf_counter() - began
 
 
-CASES = {"pictures of 64 x 64 x 3": (pictures, 50_000), "nearest neighbours": (neighbours, 10_000)}
+CASES = {
+    "images of 64 x 64 x 3": (time_images, 50_000),
+    "nearest neighbours": (time_neighbours, 10_000),
+}
 
 
-def measured(name, share):
+def measure(name, share):
     command = [sys.executable, __file__, "--case", name, "--share", str(share)]
     return json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
@@ -101,7 +103,7 @@ def main():
         return
     rows = {}
     for name in CASES:
-        rows[name] = dict(tenth=measured(name, args.share / 10), full=measured(name, args.share))
+        rows[name] = dict(tenth=measure(name, args.share / 10), full=measure(name, args.share))
         for row in rows[name].values():
             print(
                 f"{name:24} {row['count']:6} samples: {row['seconds']:7.1f} s,",

@@ -34,7 +34,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, OTHER_NOISE: tor
 
 
 class RoundedConvolutions(TorchDispatchMode):
-    "Convolutions of 16-bit tensors, and their ways back, are computed in float32 and rounded."
+    "Computes convolutions of 16-bit tensors, and their gradients, in float32 and rounds them."
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         dtype = args[0].dtype if args and isinstance(args[0], torch.Tensor) else None
@@ -44,20 +44,15 @@ class RoundedConvolutions(TorchDispatchMode):
         return tree_map_only(torch.Tensor, lambda x: x.to(dtype), answer)
 
 
-def rounded(found, dtype):
-    "`found` with the torso of its networks in `dtype`."
-    return replace(
-        found,
-        **{
-            part: set_torso(copy.deepcopy(getattr(found, part)), dtype)
-            for part in ("model", "classifier")
-        },
-    )
+def convert(weights, dtype):
+    "`weights` with the torso of both networks in `dtype`."
+    model, classifier = (set_torso(copy.deepcopy(part), dtype) for part in weights.networks)
+    return replace(weights, model=model, classifier=classifier)
 
 
-def beside(reference, ours, plain, y):
+def compare(reference, ours, plain, y):
     """{name: (value, low, high)}: FID and accuracy of `ours` less those of `plain`, over redrawn
-    pairs, and the share that the judge names otherwise.
+    pairs, and the share that the evaluation classifier puts into another class.
     """
     g = torch.Generator().manual_seed(0)
 
@@ -69,13 +64,14 @@ def beside(reference, ours, plain, y):
 
         return difference(pairs), *bootstrap_interval(difference, pairs, generator=g)
 
-    named, before = (each.probs.argmax(1) for each in (ours, plain))
+    def distance(rows):
+        return frechet_distance(moments(rows), reference.pooled)
+
+    now, before = (each.probs.argmax(1) for each in (ours, plain))
     return dict(
-        FID=over_pairs(
-            lambda rows: frechet_distance(moments(rows), reference.pooled), ours.pool, plain.pool
-        ),
-        accuracy=over_pairs(torch.mean, (named == y).double(), (before == y).double()),
-        otherwise=over_pairs(torch.mean, (named != before).double(), torch.zeros(len(y)).double()),
+        FID=over_pairs(distance, ours.pool, plain.pool),
+        accuracy=over_pairs(torch.mean, (now == y).double(), (before == y).double()),
+        otherwise=over_pairs(torch.mean, (now != before).double(), torch.zeros(len(y)).double()),
     )
 
 
@@ -84,38 +80,22 @@ def main():
     parser.add_argument("data", choices=gde.available_weights())
     parser.add_argument("--count", type=int, default=2000)
     args = parser.parse_args()
-    found = gde.load_pretrained(args.data)
-    size = found.model.config.image_size
-    judge, y = (
-        evaluation_classifier(args.data, size),
-        torch.arange(args.count) % len(found.class_names),
-    )
-    reference = extract(judge, load_sized(args.data, size).pixels)._replace(
-        pool=None
-    )  # FID alone: no neighbourhoods
+    weights = gde.load_pretrained(args.data)
+    y, size = torch.arange(args.count) % len(weights.class_names), weights.model.config.image_size
+    classifier = evaluation_classifier(args.data, size)
+    reference = extract(classifier, load_sized(args.data, size).pixels)
+    reference = reference._replace(pool=None)  # FID alone: no neighbourhoods
     out = Path(__file__).parents[1] / "results" / f"sixteen-bits-{args.data}.json"
-    record = dict(
-        about=dict(
-            weights=args.data,
-            scale=SCALE,
-            steps=STEPS,
-            count=args.count,
-            features=f"judge of {args.data}",
-        ),
-        commands=[
-            dict(
-                command=f"python benchmarks/sixteen_bits.py {args.data} --count {args.count}",
-                **provenance(),
-            )
-        ],
-        rows=[],
-    )
+    about = dict(weights=args.data, scale=SCALE, steps=STEPS, count=args.count)
+    about |= dict(features=f"evaluation classifier of {args.data}")
+    command = f"python benchmarks/sixteen_bits.py {args.data} --count {args.count}"
+    record = dict(about=about, commands=[dict(command=command, **provenance())], rows=[])
 
-    def drawn(name, dtype, seed):
-        began = time.time()
+    def draw(name, dtype, seed):
+        began, halved = time.time(), convert(weights, dtype)
         with RoundedConvolutions():
-            pixels = gde.draw_guided(rounded(found, dtype), y, STEPS, SCALE, SAMPLERS[name], seed)
-        return pixels, extract(judge, pixels), round(time.time() - began, 1)
+            pixels = gde.draw_guided(halved, y, STEPS, SCALE, SAMPLERS[name], seed)
+        return pixels, extract(classifier, pixels), round(time.time() - began, 1)
 
     def note(name, kind, features, took, **more):
         table = scores(reference, features, y)
@@ -131,19 +111,17 @@ def main():
         print(record["rows"][-1], flush=True)
 
     for name in SAMPLERS:
-        plain, features, took = drawn(name, torch.float32, 0)
+        plain, features, took = draw(name, torch.float32, 0)
         note(name, "float32", features, took)
         for kind, dtype in DTYPES.items():
-            pixels, ours, took = drawn(name, dtype, int(kind == OTHER_NOISE))
-            moved = (
-                (pixels.double() - plain.double()).abs().flatten(1).mean(1)
-            )  # of 255, for each picture
+            pixels, ours, took = draw(name, dtype, int(kind == OTHER_NOISE))
+            moved = (pixels.double() - plain.double()).abs().flatten(1).mean(1)  # of 255, per image
             note(
                 name,
                 kind,
                 ours,
                 took,
-                difference=beside(reference, ours, features, y),
+                difference=compare(reference, ours, features, y),
                 levels=dict(mean=moved.mean().item(), most=moved.max().item()),
             )
     write_text(out, json.dumps(record, indent=1) + "\n")
