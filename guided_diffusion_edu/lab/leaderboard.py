@@ -172,7 +172,7 @@ def map_entry(sampler: Callable, levels: Levels) -> Entry:
 
     return entry
 
-
+# %% ../../nbs/depth/leaderboard.ipynb #c06b
 def sample_entry(sampler: Callable, levels: Levels, n: int = 50_000, seed: int = 0) -> Entry:
     """Entry of any `sampler`, by `n` samples: known no better than `sampling_floor`.
 

@@ -103,7 +103,7 @@ def product_tilt(log_class: LogClass) -> Tilt:
     """
     return lambda schedule, i, x, mean, below: log_class(schedule.alpha_bars_prev[i].item(), below)
 
-
+# %% ../../nbs/depth/guided_chain.ipynb #c09a
 def linear_tilt(
     log_class: LogClass, alpha_bar: Tensor, point: Tensor, mean: Tensor, below: Tensor
 ) -> Tensor:
@@ -165,7 +165,7 @@ def hessian_tilt(log_class: LogClass, variance: str | Tensor = "small") -> Tilt:
 
     return tilt
 
-
+# %% ../../nbs/depth/guided_chain.ipynb #c11a
 def moments_tilt(log_class: LogClass, mixture: GaussianMixture) -> Tilt:
     """For `matched_kernel(mixture)`: gives the step mean and variance of the step of the class.
 
@@ -184,8 +184,10 @@ def moments_tilt(log_class: LogClass, mixture: GaussianMixture) -> Tilt:
 
 
 def gaussian_tilt(d: Tensor, variance: Tensor, shift: Tensor, guided_variance: Tensor) -> Tensor:
-    """Log of N(`shift`, `guided_variance`) over N(0, `variance`) at `d` (N, M), up to a constant in
-    each row; the moments are (N,)."""
+    """Log of N(`shift`, `guided_variance`) over N(0, `variance`) at `d`, but for a constant.
+
+    `d` (N, M); the moments (N,), one per row.
+    """
     variance, shift, guided_variance = variance[:, None], shift[:, None], guided_variance[:, None]
     return d**2 / (2 * variance) - (d - shift) ** 2 / (2 * guided_variance)
 
