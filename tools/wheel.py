@@ -86,6 +86,7 @@ def check_contents(wheel):
     wanted = {
         "guided_diffusion_edu",
         "guided_diffusion_edu.egg-info",
+        "results",
         "pyproject.toml",
         "README.md",
         "LICENSE",

@@ -44,6 +44,7 @@ def mutate(source, stands, put):
         (r"\s+" if re.fullmatch(r"\w\w", a[-1] + b[0]) else r"\s*") + re.escape(b)
         for a, b in pairwise(signs)
     )
+    pattern = r"(?<!\w)" * signs[0].isidentifier() + pattern + r"(?!\w)" * signs[-1].isidentifier()
     places = list(re.finditer(pattern, text))
     assert len(places) == 1, f"{stands!r} stands {len(places)} times"
     return text[: places[0].start()] + put + text[places[0].end() :]
