@@ -25,7 +25,7 @@ from ._validation import require, require_shape, require_whole
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-
+# %% ../nbs/practice/data.ipynb #c04b
 class Images(NamedTuple):
     """A data set of images and their classes.
 
@@ -201,7 +201,7 @@ def _read_images(paths: list[str], size: int) -> tuple[dict[int, Tensor], list[s
             problems.append(f"{path} cannot be read ({type(error).__name__})")
     return images, problems
 
-
+# %% ../nbs/practice/data.ipynb #c22c
 def _report_unfit(problems: list[str], count: int, unfit: str) -> None:
     "Name the unusable of `count` images, in a ValueError or, to skip, a warning."
     listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if problems[5:] else "")
@@ -244,7 +244,7 @@ def _image_folder(path: str) -> Any:
             f"data must be a folder with one folder of images per class: {error}"
         ) from None
 
-
+# %% ../nbs/practice/data.ipynb #c24b
 def _load_folder(path: str, size: int, unfit: str) -> Images:
     folder = _image_folder(path)
     images, problems = _read_images([path for path, _ in folder.samples], size)
@@ -270,7 +270,7 @@ def _read_emoji_json(path: Path) -> list[tuple[str, str]]:
         raise ValueError(f"data must be emoji with npm's list of them, and {path} is no such list")
     return entries
 
-
+# %% ../nbs/practice/data.ipynb #c26a
 def _read_emoji_package(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
     "(category, image) of each emoji in the unpacked npm package at `path`."
     from PIL import Image
@@ -303,7 +303,7 @@ def _parse_emoji_list(text: str) -> Iterator[tuple[str, str]]:
                     f"emoji-test.txt must list characters by number, got {codes[0]!r}"
                 ) from None
 
-
+# %% ../nbs/practice/data.ipynb #c26c
 def _draw_emoji_font(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
     "(category, image) of each emoji of one character in the font at `path`."
     from PIL import Image, ImageDraw, ImageFont
@@ -392,7 +392,7 @@ ORIGINS = {  # where it comes from; licence
     ),
 }
 
-
+# %% ../nbs/practice/data.ipynb #c36a
 def data_card(name: str, data: Images) -> str:
     """Describe a data set: origin, licence, size, and number of images per class.
 

@@ -32,7 +32,7 @@ def _find_data(note: str) -> str:
     option = re.search(r"""--data ((?:'[^']*'|"[^"]*"|[^\s'"])+)""", note)
     return shlex.split(option[1])[0] if option else "not recorded"
 
-
+# %% ../nbs/depth/model_cards.ipynb #c04b
 def model_card(pretrained: Pretrained) -> str:
     "What the records of trained weights say of them, as lines of text."
     diffusion = pretrained.records["diffusion"]

@@ -40,7 +40,7 @@ from .schedules import SCHEDULES, Schedule, respace
 from .unet import UNet, UNetConfig
 from .viz import to_pixels
 
-
+# %% ../nbs/practice/pretrained.ipynb #c04b
 @dataclass(frozen=True)
 class Pretrained:
     """A trained model and what belongs to it.
@@ -93,7 +93,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"weights must have the record of their training, and {path} is none")
     return record
 
-
+# %% ../nbs/practice/pretrained.ipynb #c06a
 def build_network(config: UNetConfig | ClassifierConfig) -> UNet | Classifier:
     "The network that `config` describes, with its initial weights."
     return UNet(config) if isinstance(config, UNetConfig) else Classifier(config)
@@ -145,7 +145,7 @@ def _find_kinds(name: str, folder: Path) -> list[str]:
         )
     return kinds
 
-
+# %% ../nbs/practice/pretrained.ipynb #c06c
 def _check_pair(folder: Path, diffusion: dict[str, Any], classifier: dict[str, Any]) -> None:
     "Raise ValueError unless, by their records, the classifier can guide the model."
     ours, theirs = ({**record["config"], **record} for record in (diffusion, classifier))
@@ -221,7 +221,7 @@ def draw_guided(
         drawn.copy_(to_pixels(x_0))
     return pixels
 
-
+# %% ../nbs/practice/pretrained.ipynb #c16b
 def _check_request(pretrained: Pretrained, y: Tensor, scale: float | Tensor) -> None:
     fits = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.ndim == 0)
     require(fits, "scale", "be a number", describe(scale))
@@ -260,7 +260,7 @@ class Release:
         "The `Schedule` that it was trained with; all have 1000 steps."
         return SCHEDULES[self.noise](1000)
 
-
+# %% ../nbs/practice/pretrained.ipynb #c36b
 MULTIPLIERS: dict[int, tuple[float, ...]] = {
     64: (1, 2, 3, 4),
     128: (1, 1, 2, 3, 4),
@@ -345,7 +345,7 @@ OTHER_NAMES = {
     **{f"encoder.middle.{i}": f"middle_block.{i}" for i in range(3)},
 }
 
-
+# %% ../nbs/practice/pretrained.ipynb #c42b
 def _stage_paths(stage: Any, own: str, released: str, first: int = 0) -> Iterator[tuple[str, str]]:
     if isinstance(stage, ConvResampling):
         yield f"{own}.conv", f"{released}.{first}.{'op' if stage.resample is keep else 'conv'}"
@@ -369,7 +369,7 @@ def _part_paths(model: Any) -> Iterator[tuple[str, str]]:
         yield from paths
         before += len(paths)
 
-
+# %% ../nbs/practice/pretrained.ipynb #c44b
 def released_names(model: UNet | Classifier) -> dict[str, str]:
     "The name in the released layout of each weight of `model`, by our name."
     names = {}
@@ -400,7 +400,7 @@ def _describe_differences(wanted: Shapes, given: Shapes) -> str:
         if names
     )
 
-
+# %% ../nbs/practice/pretrained.ipynb #c48b
 def load_released(
     model: UNet | Classifier, weights: dict[str, Tensor], heads_first: bool = True
 ) -> UNet | Classifier:
@@ -448,7 +448,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         raise ValueError(f"path must be a file of tensors by name, and {path} holds other things")
     return tensors
 
-
+# %% ../nbs/practice/pretrained.ipynb #c52b
 def from_openai(name: str, weights: Path | str | dict[str, Tensor]) -> UNet | Classifier:
     """Build OpenAI's model `name` with its weights, ready for sampling.
 
@@ -493,7 +493,7 @@ def _check_sha256(path: Path, record: Path) -> None:
             f"got {sha256[:16]}...: it is damaged or was exchanged"
         )
 
-
+# %% ../nbs/practice/pretrained.ipynb #c56b
 def fetch_openai(
     name: str, folder: Path | str = "models", open_url: Callable[..., Any] = urlopen
 ) -> Path:
@@ -529,7 +529,7 @@ def upsampling_model(model: Model, low_res: Tensor) -> DerivedModel:
 
     return DerivedModel(predict, model)
 
-
+# %% ../nbs/practice/pretrained.ipynb #c64b
 def upsample(
     model: UNet,
     schedule: Schedule,

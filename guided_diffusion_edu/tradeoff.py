@@ -43,7 +43,7 @@ WAYS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
     "DDIM": (ddim_sample, {}),
 }
 
-
+# %% ../nbs/practice/fidelity_and_diversity.ipynb #c17b
 def draw_pixels(
     pretrained: Pretrained, way: str, scale: float, steps: int, count: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def _describe_run(
         weights_sha256=digest_of(tensors),
     )
 
-
+# %% ../nbs/practice/fidelity_and_diversity.ipynb #c21c
 def trade_off(
     weights: str,
     out: Path | str,
