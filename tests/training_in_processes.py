@@ -13,8 +13,10 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from threading import RLock
 
 import torch
+from tqdm import tqdm
 
 import guided_diffusion_edu as gde
 from guided_diffusion_edu import training
@@ -143,6 +145,7 @@ def share(folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    tqdm.set_lock(RLock())  # its own is shared by all forks, and one that is killed may hold it
     with tempfile.TemporaryDirectory() as folder:
         tiny_run(folder, steps=1)  # what torch imports at the first step is there before the forks
     dict(kill=kill, share=share)[sys.argv[1]](*sys.argv[2:])
