@@ -98,7 +98,8 @@ def read(text):
                 cell.metadata["mystnb"] = dict(
                     figure=figure, image=dict(alt=found.get("fig-alt", ""))
                 )
-            if "export" in found and (to := found["export"] or module) != "__init__":
+            to = found.get("export", "__init__") or module
+            if to not in ("__init__", "__main__"):
                 cells.append(_export_label(cell.source, f"{package}.{to}"))
                 tags.append("nbdev-exported")
         cells.append(cell)
