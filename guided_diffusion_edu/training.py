@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['Loss', 'PREDICTIONS', 'PRECISIONS', 'TIMESTEPS', 'WORDS', 'COUNTS', 'Watch', 'LOST', 'moving_average',
            'velocity_loss', 'eps_model_of', 'Recipe', 'learning_rate', 'step_seed', 'draw_rows', 'draw_batch',
-           'draw_timesteps', 'quick_precision', 'LoopNetwork', 'memory_format', 'State', 'clip_gradient', 'draw_share',
-           'backward', 'fit', 'resume', 'is_due', 'require_even_shares', 'require_loss', 'progress_bar', 'show_loss',
-           'require_fit', 'RunFolder', 'loss_by_quarter', 'diffusion_loss', 'train_diffusion', 'train_classifier',
-           'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost', 'kept_bytes', 'training_cost',
-           'steps_an_hour', 'write_half']
+           'draw_timesteps', 'quick_precision', 'LoopNetwork', 'memory_format', 'State', 'clip_gradient', 'Share',
+           'draw_share', 'backward', 'fit', 'resume', 'is_due', 'require_even_shares', 'require_loss', 'progress_bar',
+           'show_loss', 'require_fit', 'RunFolder', 'loss_by_quarter', 'diffusion_loss', 'train_diffusion',
+           'train_classifier', 'watch_samples', 'watch_tensorboard', 'accuracy_by_level', 'Cost', 'kept_bytes',
+           'training_cost', 'steps_an_hour', 'write_half']
 
 # %% ../nbs/practice/training.ipynb #c04
 import json
@@ -281,23 +281,22 @@ class State:
         parts: dict[str, dict[str, Any]] = dict(
             model=self.model.state_dict(),
             average=self.average.state_dict(),
-            optimizer={
-                f"{i}.{name}": m for i, of_one in moments.items() for name, m in of_one.items()
-            },
             scaler=self.scaler.state_dict(),
         )
+        parts |= {f"optimizer.{i}": of_one for i, of_one in moments.items()}
         if self.adaptive is not None:
             parts["adaptive"] = dict(losses=self.adaptive.losses, seen=self.adaptive.seen)
-        named = {
-            f"{part}.{name}": v for part, values in parts.items() for name, v in values.items()
-        }
-        return named | dict(history=self.history)
+        state: dict[str, Any] = dict(history=self.history)
+        for part, values in parts.items():
+            state |= {f"{part}.{name}": value for name, value in values.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         "Take over a `state` as `state_dict` gives it."
 
         def part(name: str) -> dict[str, Any]:
-            return {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+            names = [full for full in state if full.startswith(name)]
+            return {full.removeprefix(name): state[full] for full in names}
 
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
@@ -320,24 +319,33 @@ def clip_gradient(model: nn.Module, c: float) -> Tensor:
     return nn.utils.clip_grad_norm_(model.parameters(), c)
 
 # %% ../nbs/practice/training.ipynb #c48
-def draw_share(data: Images, state: State) -> tuple[Tensor, ...]:
-    """What this process has to do at the next step: `(x_0, y, t, eps, weight)` on its device.
+class Share(NamedTuple):
+    "The examples of a batch of B that one of K processes has: each has B / K rows."
 
-    `weight` (B / K,) is that of each loss; K processes share a batch of B.
+    x_0: Tensor  # (B / K, C, H, W)
+    y: Tensor
+    t: Tensor
+    eps: Tensor  # as x_0
+    weight: Tensor  # of the losses
+
+
+def draw_share(data: Images, state: State) -> Share:
+    """What this process has to do at the next step, on its device.
 
     Equation: `eq-shares`.
     """
     x_0, y, t, eps = draw_batch(data, state.schedule, state.recipe, state.step)
     t, weight = draw_timesteps(state.adaptive, state.recipe, state.step, t)
-    x_0, *rest = (own_rows(rows).to(device()) for rows in (x_0, y, t, eps, weight))
-    return x_0.contiguous(memory_format=memory_format(state.recipe)), *rest
+    share = Share(*(own_rows(rows).to(device()) for rows in (x_0, y, t, eps, weight)))
+    x_0 = share.x_0.contiguous(memory_format=memory_format(state.recipe))
+    return share._replace(x_0=x_0)
 
 # %% ../nbs/practice/training.ipynb #c24
-def backward(network: LoopNetwork, loss: Loss, state: State, share: Sequence[Tensor]) -> Tensor:
+def backward(network: LoopNetwork, loss: Loss, state: State, share: Share) -> Tensor:
     """Add to the gradients that of the mean weighted loss of `share`, part by part.
 
-    `share` = (x_0, y, t, eps, weight), taken in as many parts as the recipe accumulates. Gives
-    the losses (B / K,), unweighted.
+    As many parts are taken, one after another, as the recipe accumulates. Gives the losses
+    (B / K,), unweighted.
 
     Equation: `eq-shares`.
     """
@@ -389,8 +397,8 @@ def fit(
             share = draw_share(data, state)
             losses = backward(network, loss, state, share)
             state.update()
-            _, _, t, _, weight = share
-            state.note(*(gather_rows(rows).cpu() for rows in (t, losses, weight)))
+            noted = (share.t, losses, share.weight)
+            state.note(*(gather_rows(rows).cpu() for rows in noted))
             require_loss(state)
             show_loss(bar, state)
             if rank() == 0 and (stops or is_due(state)):
@@ -527,8 +535,9 @@ class RunFolder:
     ) -> tuple[nn.Module, Tensor]:
         "Train `network(config)`, or go on with it: `(average, history)`. `options`: as of `fit`."
         self.out.mkdir(parents=True, exist_ok=True)
-        recipe = {k: v for k, v in self.about["recipe"].items() if k != "save_every"}
-        about = self.about | dict(recipe=recipe)  # it may save as often as one likes
+        recipe = dict(self.about["recipe"])
+        del recipe["save_every"]  # as often as one likes
+        about = self.about | dict(recipe=recipe)
         torch.manual_seed(self.recipe.seed)
         model = network(self.config)
         average, history = fit(
@@ -569,8 +578,9 @@ def diffusion_loss(config: UNetConfig, recipe: Recipe) -> Loss:
     Hybrid if the variance is learned, else the squared error of what the recipe predicts.
     ValueError for a learned variance beside a prediction of v.
     """
-    learned, v = config.learned_variance, recipe.predicts == "v"
-    require(not (learned and v), "predicts", "be 'eps' where the variance is learned", "'v'")
+    learned = config.learned_variance
+    fits = recipe.predicts == "eps" or not learned
+    require(fits, "predicts", "be 'eps' where the variance is learned", repr(recipe.predicts))
     error = hybrid_loss if learned else PREDICTIONS[recipe.predicts]
 
     def loss(
@@ -791,7 +801,10 @@ def write_half(source: str | Path, out: str | Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for kind in kinds:
         tensors, about = read_tensors(source / f"{kind}.safetensors")
-        halved = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        halved = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in tensors.items()
+        }
         write_tensors(out / f"{kind}.safetensors", halved, about)
         record = json.loads((source / f"{kind}.json").read_text()) | dict(stored="float16")
         write_text(out / f"{kind}.json", json.dumps(record, indent=1) + "\n")

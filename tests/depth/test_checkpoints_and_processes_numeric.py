@@ -3,7 +3,7 @@
 import torch
 
 import guided_diffusion_edu as gde
-from guided_diffusion_edu.training import LoopNetwork, State, backward
+from guided_diffusion_edu.training import LoopNetwork, Share, State, backward
 from helpers import LINEAR, randn
 
 
@@ -19,7 +19,7 @@ def test_eq_shares():
         model, recipe = torch.nn.Linear(1, 1).double(), gde.Recipe(accumulate=accumulate)
         for p in model.parameters():
             torch.nn.init.constant_(p, 0.3)
-        share = [part[rows] for part in batch]
+        share = Share(*(part[rows] for part in batch))
         network, state = LoopNetwork(model, recipe), State(model, LINEAR, recipe)
         losses = backward(network, loss, state, share)
         assert torch.allclose(losses, loss(model, LINEAR, *share[:4]))
