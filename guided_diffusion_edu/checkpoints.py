@@ -61,14 +61,20 @@ def write_text(path: str | Path, text: str) -> None:
 
 # %% ../nbs/depth/checkpoints_and_processes.ipynb #c34u
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: object) -> None:
-    "Write `tensors` by name, and `about` (what JSON can hold), to `path`, whole or not at all."
+    """Write `tensors`, by name, to `path`, whole or not at all.
+
+    `about`: what JSON can hold, kept in the same file.
+    """
     own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     content = save(own, metadata={"about": json.dumps(about)})  # no temporary file but ours
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
-    "The tensors and the `about` of a file by `write_tensors`. ValueError if it is damaged."
+    """Read the tensors, by name, and the `about` of a file by `write_tensors`.
+
+    ValueError if it is damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             about = (file.metadata() or {}).get("about", "null")
@@ -91,7 +97,10 @@ def save_state(path: str | Path, state: Mapping[str, Any], about: object) -> Non
 
 
 def load_state(path: str | Path, about: object) -> dict[str, Any]:
-    "The state in `path`. ValueError if it is of a run that is not the same (`about`)."
+    """Read the state of the run `about` from `path`.
+
+    ValueError if the file is damaged, or of another run; then it says what differs.
+    """
     tensors, header = read_tensors(path)
     header = header if isinstance(header, dict) else {}
     saved, about = header.get("about"), json.loads(json.dumps(about))  # as it is when read back

@@ -66,7 +66,7 @@ def own_rows(batch: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    "The `rows` (B / K, ...) of all K processes, in the order of the batch: (B, ...)."
+    "Gather the `rows` (B / K, ...) of all K processes in the batch's order: (B, ...)."
     if world_size() == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(world_size())]

@@ -22,7 +22,10 @@ PACKAGE = "guided_diffusion_edu"
 
 
 def provenance() -> dict[str, Any]:
-    "Where and when numbers came about: device, threads, versions, date and, in a clone, commit."
+    """Where and when numbers came about.
+
+    Device, threads, versions of torch and of the package, date and, in a clone, the commit.
+    """
     here = device()
     name = torch.cuda.get_device_name(here) if here.type == "cuda" else str(here)
     return dict(
@@ -36,6 +39,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _version() -> str | None:
+    "The version of the package that is installed, None if none is."
     try:
         return version(PACKAGE)
     except PackageNotFoundError:  # a copy that is not installed

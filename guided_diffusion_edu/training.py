@@ -76,9 +76,10 @@ def velocity_loss(
     eps: Tensor,
     y: Tensor | None = None,
 ) -> Tensor:
-    """Squared error of the velocity that `network` predicts, averaged in each example: (B,).
+    """Squared error of the velocity that `network` predicts.
 
-    `x_0`, `eps` (B, C, H, W); `t`, `y` (B,).
+    `x_0`, `eps`: (B, C, H, W). `t`, `y`: (B,). Gives the mean of each example, (B,). ValueError
+    if the output has another shape than `x_0`.
 
     Equations: `eq-v-to-eps`, `eq-target-weight`; Salimans and Ho 2022, Section 4.
     """
@@ -161,7 +162,10 @@ def step_seed(recipe: Recipe, step: int) -> int:
 
 
 def draw_rows(labels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    "Rows of a batch, (batch,): each row of `labels` (N,) equally likely, or each class."
+    """Draw the rows of a batch from data with the `labels` (N,): (batch,).
+
+    Each row is equally likely or, where the recipe balances, each class.
+    """
     if not recipe.balance:
         return torch.randint(len(labels), (recipe.batch,), generator=generator)
     weight = 1 / torch.bincount(labels).double()[labels]  # the rows of a class share a weight of 1
@@ -171,7 +175,10 @@ def draw_rows(labels: Tensor, recipe: Recipe, generator: torch.Generator) -> Ten
 def draw_batch(
     data: Images, schedule: Schedule, recipe: Recipe, step: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "The batch `(x_0, y, t, eps)` of `step`, a function of the recipe's seed and the step alone."
+    """Draw the batch of `step`, a function of the recipe's seed and the step alone.
+
+    Gives `x_0` (B, C, H, W), `y` (B,), `t` (B,) and `eps`, as `x_0`.
+    """
     g = torch.Generator().manual_seed(step_seed(recipe, step))
     rows = draw_rows(data.labels, recipe, g)
     x_0 = from_pixels(data.pixels[rows])  # (B, C, H, W)
@@ -186,7 +193,10 @@ def draw_batch(
 def draw_timesteps(
     adaptive: SecondMomentSteps | None, recipe: Recipe, step: int, t: Tensor
 ) -> tuple[Tensor, Tensor]:
-    "Timesteps of a batch and weights of their losses: `t` (B,) and 1, or drawn by importance."
+    """Timesteps of a batch, (B,), and the weights of their losses, (B,).
+
+    `adaptive`: by whose importance they are drawn; None keeps `t` (B,), with weights of 1.
+    """
     if adaptive is None:
         return t, torch.ones(len(t))
     g = torch.Generator().manual_seed(step_seed(recipe, step) + 500_000)
@@ -374,14 +384,16 @@ def fit(
     progress: bool = True,
     watch: Sequence[Watch] = (),
 ) -> tuple[nn.Module, Tensor]:
-    """Train `model` in place; gives its averaged copy and the history of the loss, (steps, 5).
+    """Train `model` in place, and resume if there is a checkpoint.
 
-    `loss(model, schedule, x_0, y, t, eps)` gives one number per example, (B,). Resumes from the
-    file `checkpoint` if it is there and of the same run (`about`: what JSON can hold). Each
-    function of `watch` is called with `(average, history)` after each checkpoint. Interrupted
-    (Ctrl-C, SIGTERM), it ends its step, writes a checkpoint and raises KeyboardInterrupt. Raises
-    ValueError if the checkpoint is of another run, if the batch cannot be shared out evenly, or
-    if the loss is no longer a number.
+    `loss(model, schedule, x_0, y, t, eps)`: one number per example, (B,). `checkpoint`: a file.
+    `about`: which run it is, what JSON can hold. `progress`: show a bar on a terminal. `watch`:
+    functions that are called with `(average, history)` after each checkpoint.
+
+    Gives the averaged copy of the model and the history of the loss, (steps, 5): of the step,
+    and of each quarter of the timesteps. Interrupted (Ctrl-C, SIGTERM), it ends its step, writes
+    a checkpoint and raises KeyboardInterrupt. Raises ValueError if the checkpoint is of another
+    run, if the batch cannot be shared out evenly, or if the loss is no longer a number.
     """
     checkpoint = Path(checkpoint)
     require_folder(checkpoint)
@@ -485,7 +497,7 @@ def show_loss(bar: trange, state: State) -> None:
 
 # %% ../nbs/practice/training.ipynb #c51a
 def require_fit(config: UNetConfig | ClassifierConfig, data: Images) -> None:
-    "Raise ValueError unless a network of `config` fits the images and classes of `data`."
+    "Raise ValueError unless a network of `config` fits the `data`."
     count, labels = len(data.pixels), len(data.labels)
     wanted = "have pictures, and a label for each"
     require(0 < count == labels, "data", wanted, f"{count} and {labels}")
@@ -533,7 +545,7 @@ class RunFolder:
     def fit(
         self, network: Callable[[Any], nn.Module], loss: Loss, **options: Any
     ) -> tuple[nn.Module, Tensor]:
-        "Train `network(config)`, or go on with it: `(average, history)`. `options`: as of `fit`."
+        "Train `network(config)`, or go on: `(average, history)`. `options`: those of `fit`."
         self.out.mkdir(parents=True, exist_ok=True)
         recipe = dict(self.about["recipe"])
         del recipe["save_every"]  # as often as one likes
@@ -546,11 +558,11 @@ class RunFolder:
         return average.eval(), history
 
     def write(self, average: nn.Module, history: Tensor, **more: Any) -> None:
-        "Write the weights of `average`, and the record of the run with what is told in `more`."
+        "Write the weights of `average`, and a record of the run with the entries `more`."
         if rank() > 0:
             return
         write_tensors(self.weights, average.state_dict(), dict(config=self.about["config"]))
-        fifties = [_rounded(part.mean()) for part in history[:, 0].split(50)]
+        fifties = [_to_json(part.mean()) for part in history[:, 0].split(50)]
         record = self.about | dict(
             schedule=dict(name=self.recipe.schedule, T=len(self.schedule)),
             parameters=sum(p.numel() for p in average.parameters()),
@@ -558,17 +570,21 @@ class RunFolder:
             processes=world_size(),
             **provenance(),
             loss_every_50_steps=fifties,
-            loss_by_quarter=[_rounded(loss) for loss in loss_by_quarter(history)],
+            loss_by_quarter=[_to_json(loss) for loss in loss_by_quarter(history)],
         )
         write_text(self.path("json"), json.dumps(record | more, indent=1) + "\n")
 
 
-def _rounded(loss: Tensor) -> float | None:
-    return round(loss.item(), 4) if loss.isfinite() else None  # JSON has no nan
+def _to_json(loss: Tensor) -> float | None:
+    "A loss to four places; None if it is no number, since JSON has no nan."
+    return round(loss.item(), 4) if loss.isfinite() else None
 
 
 def loss_by_quarter(history: Tensor, last: int = 500) -> Tensor:
-    "Mean loss of each quarter of the timesteps in the `last` steps of a run's history: (4,)."
+    """Mean loss of each quarter of the timesteps, (4,).
+
+    `history`: of a run, (steps, 5), of which the `last` steps count.
+    """
     return history[-last:, 1:].nanmean(0)
 
 # %% ../nbs/practice/training.ipynb #c54
@@ -624,7 +640,7 @@ def train_classifier(
     progress: bool = True,
     watch: Sequence[Watch] = (),
 ) -> nn.Module:
-    """Train `Classifier(config)` on `data` noised to random timesteps; gives the classifier.
+    """Train `Classifier(config)` on noised `data`; gives the classifier.
 
     Leaves `classifier.safetensors` and `classifier.json`, a record with `note` and the accuracy
     on `held_out`, in the folder `out`, and resumes from there. `progress`, `watch`: as in `fit`.
@@ -666,9 +682,9 @@ def watch_samples(
 
 # %% ../nbs/practice/training.ipynb #c66t
 def watch_tensorboard(folder: str | Path) -> Watch:
-    """Write the loss, and the loss by quarter of the timesteps, for TensorBoard to `folder`.
+    """Write the loss, in all and by quarter of the timesteps, for TensorBoard.
 
-    ValueError if TensorBoard is not installed.
+    `folder`: where TensorBoard finds it. ValueError if TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -700,7 +716,10 @@ def accuracy_by_level(
     levels: Sequence[int] = tuple(range(0, 1000, 100)),
     batch: int = 500,
 ) -> dict[int, float]:
-    "Accuracy of `classifier` on `data` at each of the timesteps `levels`, `batch` at a time."
+    """Accuracy of `classifier` on `data` at each of the timesteps `levels`.
+
+    `batch`: images at a time. Gives a number for each of `levels`.
+    """
     here, g = next(classifier.parameters()).device, torch.Generator().manual_seed(0)
 
     def count_right(pixels: Tensor, labels: Tensor, level: int) -> int:
@@ -717,16 +736,18 @@ def accuracy_by_level(
 
 # %% ../nbs/practice/training.ipynb #c74
 class Cost(NamedTuple):
-    """What a training step takes: `parameters` of the network, floating-point operations
-    `flops` of the whole batch, and `memory` in bytes of one process."""
+    "What a training step takes."
 
-    parameters: int
-    flops: int
-    memory: int
+    parameters: int  # of the network
+    flops: int  # floating-point operations of the whole batch
+    memory: int  # bytes of one process
 
 
 def kept_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, Tensor]:
-    "Bytes, without parameters, that `model(*inputs)` keeps for the backward pass; its output."
+    """What `model(*inputs)` keeps for the backward pass, and its output.
+
+    Gives the bytes, in which the parameters are not counted.
+    """
     own, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -746,7 +767,10 @@ def training_cost(
     recipe: Recipe,
     processes: int = 1,
 ) -> Cost:
-    "What a step of `network(config)`, a `UNet` or a `Classifier`, takes in so many `processes`."
+    """What a training step takes.
+
+    `network`: `UNet` or `Classifier`. `config`: its shape. `processes`: how many share a batch.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     size = config.image_size
@@ -773,7 +797,10 @@ def steps_an_hour(
     recipe: Recipe,
     steps: int = 4,
 ) -> float:
-    "Steps per hour, measured on the first `steps` of the run, which is then thrown away."
+    """Steps per hour, measured.
+
+    `steps`: how many are measured. The run is thrown away, but `model` is trained by them.
+    """
     from tempfile import TemporaryDirectory
 
     times = []
