@@ -9,7 +9,7 @@ import axe_playwright_python
 import pytest
 from pypdf import PdfReader
 
-from conftest import SITE, Reader
+from browsing import SITE, Reader
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = dict(

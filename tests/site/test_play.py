@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 
 import guided_diffusion_edu as gde
-from conftest import SITE
+from browsing import SITE
 from guided_diffusion_edu.guidance import error_law, exact_guidance, second_order_step
 from guided_diffusion_edu.mixtures import four_corners, two_trees
 
