@@ -200,7 +200,9 @@ def require_generators(generator: Any, batch: int) -> None:
 def require_variance(variance: "str | Tensor", T: int) -> None:
     "`variance` must be one of the four words, or variances of `T` steps."
     if isinstance(variance, Tensor):
-        return require_shape("variance", variance, T)
+        require_shape("variance", variance, T)
+        fits = variance.isfinite().all() and (variance >= 0).all()
+        return require(fits, "variance", "be finite and at least 0", variance.tolist())
     words = ("auto", "learned", "small", "large")
     wanted = 'be "auto", "learned", "small" or "large", or one number per step'
     require(variance in words, "variance", wanted, repr(variance))
@@ -287,6 +289,10 @@ class Watch:
         if edit_x_0 is None:
             return x_0
         edited = edit_x_0(x_0, t)
+        fits = isinstance(edited, Tensor) and edited.shape == x_0.shape
+        wanted = f"give a tensor of the shape {tuple(x_0.shape)} of x_0"
+        require(fits, "edit_x_0", wanted, describe(edited))
+        edited = edited.to(x_0.dtype)
         self.note("edit_x_0 must give finite numbers", x_0, t, edited)
         return edited
 

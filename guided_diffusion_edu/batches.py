@@ -25,7 +25,7 @@ ENTRIES = ("arr_0", "arr_1", "names", "mu", "sigma", "mu_s", "sigma_s", "feature
 
 @contextmanager
 def _name_damage(path: str | Path) -> Iterator[None]:
-    "Let what goes wrong while the file at `path` is read be one line that names the file."
+    "Say in one line, with the name of the file, what is wrong with it."
     try:
         yield
     except FileNotFoundError:
@@ -46,7 +46,10 @@ class Header(NamedTuple):
 
 
 def _read_header(stream: IO[bytes], name: str) -> Header:
-    "The header of the array `name`; `stream` then stands at its data. ValueError for objects."
+    """The header of the array `name`; the `stream` then stands at its data.
+
+    ValueError for an array of Python objects.
+    """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(stream)
     require(version in readers, f"array {name}", "be of .npy version 1 or 2", version)
@@ -87,7 +90,10 @@ class Batch:
             yield stream
 
     def _samples(self) -> tuple[int, tuple[int, ...]]:
-        "How many samples there are, and the size of each. ValueError if they cannot be images."
+        """The number of samples and the size of each, (H, W, C).
+
+        ValueError if they cannot be images.
+        """
         shape, dtype, columns_first = self.headers["arr_0"]
         fits = len(shape) == 4 and shape[3] in (1, 3) and dtype == numpy.uint8
         fits = fits and shape[0] >= 0 and all(0 < side <= 2048 for side in shape[1:3])
@@ -100,7 +106,7 @@ class Batch:
         return self.count
 
     def split(self, block: int) -> Iterator[Tensor]:
-        "The samples, uint8 (block, C, H, W) at a time, as a tensor's `split` gives them."
+        "The samples, `block` at a time: uint8 (block, C, H, W)."
         with self._stream("arr_0") as stream:
             _read_header(stream, "arr_0")
             for start in range(0, self.count, block):
@@ -122,7 +128,7 @@ class Batch:
             return npy.read_array(stream, allow_pickle=False)
 
     def array(self, name: str) -> Tensor:
-        "Read the array `name`. ValueError unless it holds numbers, at most 1 GiB of them."
+        "Read the array `name`. ValueError unless it holds numbers, at most 1 GiB."
         array = self._whole(name)
         kind, size = array.dtype.kind, array.dtype.itemsize
         numbers = kind in "biu" or (kind == "f" and size <= 8)
@@ -136,7 +142,10 @@ class Batch:
 
 # %% ../nbs/practice/evaluation.ipynb #c50b
 def read_labels(batch: Batch) -> Tensor:
-    "Read the classes of the samples, long (N,). ValueError unless each is a whole number."
+    """Read the classes of the samples of `batch`, long (N,).
+
+    ValueError unless there is one whole number per sample.
+    """
     y = require_indices(batch.array("arr_1"), "arr_1")
     wanted = f"be one class for each of {batch.count} samples"
     require(len(y) == batch.count, "arr_1", wanted, len(y))
@@ -144,7 +153,7 @@ def read_labels(batch: Batch) -> Tensor:
 
 # %% ../nbs/practice/evaluation.ipynb #c50c
 def read_statistics(batch: Batch) -> dict[str, Gaussian]:
-    """Read the statistics of a reference `batch`, as fields of `FeatureStatistics`; {} for none.
+    """Read the statistics of a `batch`, as fields of `FeatureStatistics`.
 
     ValueError for a mean without its covariance, or with one of another size.
     """
@@ -190,7 +199,10 @@ def write_npz(path: str | Path, pixels: Tensor, labels: Tensor, class_names: Seq
 
 # %% ../nbs/practice/evaluation.ipynb #c50y
 def write_reference(path: str | Path, statistics: FeatureStatistics, features: str) -> None:
-    "Write `statistics` as a reference batch. `features`: the name of what they are moments of."
+    """Write `statistics` as a reference batch.
+
+    `features`: the name of what they are statistics of.
+    """
     arrays = dict(mu=statistics.pooled.mean, sigma=statistics.pooled.covariance)
     if statistics.spatial is not None:
         arrays |= dict(mu_s=statistics.spatial.mean, sigma_s=statistics.spatial.covariance)

@@ -115,7 +115,7 @@ def classifier_loss(
     """
     require_shape("y", y, len(x_0))
     y = require_indices(y)
-    logits = classifier(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t])
+    logits = classifier(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t.long()])
     if y.is_cpu:
         require_classes(y, logits.shape[1])
     return F.cross_entropy(logits, y, reduction="none")

@@ -259,7 +259,8 @@ def reverse_log_variance(
     variance = resolve_variance(variance, variance_output)
     if variance == "learned":
         return learned_log_variance(variance_output, schedule, t)
-    fixed = torch.maximum(fixed_variance(variance, schedule), clipped_variance(schedule))  # (T,)
+    fixed = fixed_variance(variance, schedule)  # (T,)
+    fixed = torch.where(fixed > 0, fixed, clipped_variance(schedule))  # 0 has no logarithm
     return per_example(fixed.log(), t, x_t).expand_as(x_t)
 
 

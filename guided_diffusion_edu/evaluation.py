@@ -18,7 +18,7 @@ from ._validation import require, require_between, require_whole
 
 
 def _rows(features: Tensor, name: str = "features") -> Tensor:
-    "`features` (N, D) in float64; ValueError unless they are finite numbers of that shape."
+    "`features` (N, D) in float64. ValueError unless they are finite numbers."
     try:
         x = torch.as_tensor(features)
     except (TypeError, RuntimeError):
@@ -42,7 +42,9 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased estimate of the covariance, (D, D). ValueError for a single sample.
+        """The unbiased estimate of the covariance, (D, D).
+
+        ValueError for a single sample.
 
         Equation: `eq-sample-covariance`.
         """
@@ -88,8 +90,9 @@ def _root(covariance: Tensor) -> Tensor:
 
 # %% ../nbs/practice/evaluation.ipynb #c10a
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
-    """Squared Fréchet distance of two Gaussians with the means (D,) and covariances (D, D) of
-    `a` and `b`. ValueError for two sizes D.
+    """Squared Fréchet distance of the Gaussians with the moments of `a` and `b`.
+
+    ValueError for features of two sizes.
 
     Equation: `eq-frechet`; Dowson and Landau 1982.
     """
@@ -112,8 +115,9 @@ def fid(features_a: Tensor, features_b: Tensor) -> float:
 
 # %% ../nbs/practice/evaluation.ipynb #c14
 def fid_bias(covariance: Tensor, count: int) -> float:
-    """Mean FID of `count` samples of a Gaussian with `covariance` (D, D) against that Gaussian,
-    to first order in 1 / count.
+    """Mean FID of `count` samples of a Gaussian against that Gaussian.
+
+    To first order in 1 / count, for a `covariance` (D, D).
 
     Equation: `eq-fid-bias`.
     """
@@ -123,7 +127,7 @@ def fid_bias(covariance: Tensor, count: int) -> float:
 
 # %% ../nbs/practice/evaluation.ipynb #c18
 def straight_line(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Constant and slope of the least-squares line through the points `x` (N,) and `y` (N,).
+    """Constant and slope of the least-squares line through `x` (N,) and `y` (N,).
 
     Equation: `eq-fid-line`.
     """
@@ -137,10 +141,10 @@ def fid_infinity(
     subsets: int = 12,
     generator: torch.Generator | None = None,
 ) -> float:
-    """FID of `features` (N, D) against `reference`, extrapolated to infinitely many samples.
+    """FID of `features` (N, D), extrapolated to infinitely many samples.
 
-    `subsets`: how many random subsets, of N/4 to N features, the line is fitted to. ValueError
-    for N below D + 3.
+    `reference`: the moments of the real ones. `subsets`: how many random subsets, of N/4 to N
+    features, the line is fitted to. ValueError for N below D + 3.
 
     Equation: `eq-fid-line`; Chong and Forsyth 2020.
     """
@@ -156,7 +160,7 @@ def fid_infinity(
 
 # %% ../nbs/practice/evaluation.ipynb #c22
 def _probabilities(probs: Tensor) -> Tensor:
-    "`probs` (N, classes) in float64; ValueError unless each row holds probabilities."
+    "`probs` (N, K) in float64. ValueError unless each row holds probabilities."
     p = _rows(probs, "probs")
     sums, least = p.sum(1), p.min()
     got = f"sums from {sums.min():.3g} to {sums.max():.3g}, least {least:.3g}"
@@ -166,9 +170,10 @@ def _probabilities(probs: Tensor) -> Tensor:
 
 
 def inception_score(probs: Tensor) -> float:
-    """Inception Score of a classifier's `probs` (N, classes), from 1 to the number of classes.
+    """Inception Score of the probabilities that a classifier gives to samples.
 
-    Raises ValueError unless each row holds probabilities.
+    `probs`: (N, classes). The score is between 1 and the number of classes. Raises ValueError
+    unless each row holds probabilities.
 
     Equation: `eq-inception-score`; Salimans et al. 2016.
     """
@@ -178,7 +183,7 @@ def inception_score(probs: Tensor) -> float:
 
 
 def split_inception_score(probs: Tensor, size: int = 5000) -> float:
-    "Mean Inception Score of the splits of `probs` (N, classes) by `size`, as OpenAI's evaluator."
+    "Mean Inception Score of splits of `probs` (N, classes), as OpenAI's evaluator."
     scores = [inception_score(part) for part in torch.as_tensor(probs).split(size)]
     return sum(scores) / len(scores)
 
@@ -213,7 +218,7 @@ class Manifolds(NamedTuple):
 def manifolds(
     real_features: Tensor, fake_features: Tensor, k: int = 3, block: int = 1000
 ) -> Manifolds:
-    """`Manifolds` of real (N, D) and fake (M, D) features, by their `k`-th nearest neighbours.
+    """`Manifolds` of real (N, D) and fake (M, D) features, by `k` nearest neighbours.
 
     Distances are taken `block` rows at a time. ValueError for two sizes D, or for a `k` that is
     not below N and M.
@@ -279,9 +284,10 @@ def bootstrap_interval(
     level: float = 0.95,
     generator: torch.Generator | None = None,
 ) -> tuple[float, float]:
-    """`(low, high)` around `statistic(rows)`, for rows (N, ...) that were drawn independently.
+    """`(low, high)` around `statistic(rows)`, by redrawing the rows.
 
-    `repeats`: how often the rows are redrawn. `level`: the share of them in the interval.
+    `rows`: (N, ...), drawn independently. `repeats`: how often the rows are redrawn. `level`: the
+    share of them in the interval.
 
     Equation: `eq-bootstrap`; Efron 1979.
     """

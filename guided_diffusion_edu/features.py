@@ -17,7 +17,7 @@ from .data import Images, from_pixels, load_data, pad
 
 
 class Features(NamedTuple):
-    "Output of a feature network: `pool` (B, D), `spatial` (B, S), `probs` (B, classes)."
+    "What a feature network gives: `pool` (B, D), `spatial` (B, S), `probs` (B, K)."
 
     pool: Tensor
     spatial: Tensor
@@ -82,15 +82,18 @@ def train_evaluation_classifier(
 
 # %% ../nbs/practice/evaluation.ipynb #c40a
 def load_sized(name: str, size: int, train: bool = True) -> Images:
-    "Load the data set `name` (see `load_data`) with images of `size` x `size`, padded if smaller."
+    """Load the data set `name` with images of `size` x `size`, padded if smaller.
+
+    `name`, `train`: as `load_data` takes them.
+    """
     return pad(load_data(name, train, image_size=size), size)
 
 
 @lru_cache
 def evaluation_classifier(name: str, size: int | None = None) -> EvaluationClassifier:
-    """The `EvaluationClassifier` of the data set `name` (see `load_data`), trained once a session.
+    """The `EvaluationClassifier` of a data set, trained once per session.
 
-    `size`: of its images, in pixels (default: the data's own).
+    `name`: as `load_data` takes it. `size`: of the images, in pixels (default: the data's own).
     """
     return train_evaluation_classifier(load_sized(name, size) if size else load_data(name))
 
@@ -119,7 +122,7 @@ def _fetch_inception(url: str) -> Path:
 
 # %% ../nbs/practice/evaluation.ipynb #c44a
 class Inception(nn.Module):
-    """Inception of 2015 through torch-fidelity: uint8 `pixels` (B, 3, H, W) to `Features`.
+    """Inception of 2015, by torch-fidelity: uint8 (B, 3, H, W) to `Features`.
 
     `path`: of its weights (default: downloaded to torch's cache). ValueError if torch-fidelity
     is not installed, or if the weights are others.
@@ -166,7 +169,7 @@ from .provenance import digest_of
 
 
 def describe_features(name: str, size: int) -> str:
-    """The features of `feature_network(name, size)` as a file of statistics names them.
+    """How files of statistics name the features of `feature_network(name, size)`.
 
     An evaluation classifier is of one size, and of the images that a folder holds today.
     """
@@ -180,12 +183,12 @@ def describe_features(name: str, size: int) -> str:
 
 # %% ../nbs/practice/evaluation.ipynb #c54a
 from .batches import Batch, read_statistics  # noqa: F811
-from .evaluation import FeatureStatistics, Moments, merge_moments, moments
+from .evaluation import FeatureStatistics, merge_moments, moments
 
 
 @torch.no_grad()
 def extract(network: nn.Module, pixels: Tensor | Batch, block: int = 64) -> FeatureStatistics:
-    """`FeatureStatistics` of `pixels` by a feature `network`, `block` images at a time.
+    """`FeatureStatistics` of `pixels` by a `network`, `block` images at a time.
 
     `pixels`: uint8 (N, C, H, W), or the samples of a `Batch`. ValueError if there are none.
     """
@@ -206,7 +209,7 @@ def extract(network: nn.Module, pixels: Tensor | Batch, block: int = 64) -> Feat
 
 # %% ../nbs/practice/evaluation.ipynb #c54b
 def extract_reference(network: nn.Module, batch: Batch) -> FeatureStatistics:
-    "`FeatureStatistics` of a reference `batch`: those of its file, else of its samples."
+    "`FeatureStatistics` of a reference: those of its file, else of its samples."
     known = read_statistics(batch)
     if batch.count == 0:
         return FeatureStatistics(**known)

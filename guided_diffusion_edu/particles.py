@@ -19,7 +19,7 @@ from guided_diffusion_edu._validation import (
     require_shape,
     require_variance,
 )
-from .diffusion import Generators, Model, posterior_mean
+from .diffusion import Model, posterior_mean
 from .samplers import Denoiser, Options, reverse_variance
 from .schedules import Schedule
 
@@ -75,7 +75,9 @@ def systematic(
     require_weights(log_weights)
     n = len(log_weights) if n is None else n
     edges = log_weights.double().softmax(0).cumsum(0)  # (N,)
-    teeth = (torch.arange(n) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
+    device = None if generator is None else generator.device
+    offset = torch.rand(1, generator=generator, dtype=torch.float64, device=device).cpu()
+    teeth = (torch.arange(n) + offset) / n
     chosen = torch.searchsorted(edges.cpu(), teeth, right=True)
     return chosen.clamp(max=len(edges) - 1).to(log_weights.device)
 
@@ -107,7 +109,7 @@ def resample_below(
     All are kept, as they are, while the effective sample size is at least `least`.
     """
     if effective_sample_size(log_weights) >= least:
-        return torch.arange(len(log_weights)), log_weights, 0.0
+        return torch.arange(len(log_weights), device=log_weights.device), log_weights, 0.0
     kept = systematic(log_weights, None, generator)
     return kept, torch.zeros_like(log_weights), log_mean(log_weights)
 
@@ -140,7 +142,7 @@ def particle_sample(
     threshold: float = 0.5,
     x_T: Tensor | None = None,
     clip: bool = True,
-    generator: Generators = None,
+    generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Particles:
     """`shape[0]` weighted particles from p(x) h(x), as `Particles`.
@@ -157,20 +159,22 @@ def particle_sample(
     denoise = Denoiser(model, schedule, shape, y=y, **options)  # unguided
     require(shape[0] > 0, "shape", "be (N, C, ...) with N > 0", shape)
     require_variance(variance, len(schedule))
-    x, ancestors, log_evidence, ess = denoise.x_T, torch.arange(shape[0]), 0.0, []
+    x, log_evidence, ess = denoise.x_T, 0.0, []
+    ancestors = torch.arange(shape[0], device=x.device)
     log_h, gradient = value_and_gradient(twist, x, denoise.t[-1])
     log_weights = log_h.double()
     for i in denoise.steps:
-        if i == 0:
-            break  # the last step is not guided
+        if i == 0:  # the last step is not guided
+            x, _, _ = denoise(x, i)
+            continue
         ess.append(effective_sample_size(log_weights))
         kept, log_weights, taken = resample_below(log_weights, threshold * shape[0], generator)
         ancestors, log_evidence, before = ancestors[kept], log_evidence + taken, log_h[kept]
         x, log_w = propose(denoise, schedule, x[kept], i, gradient[kept], variance)
         log_h, gradient = value_and_gradient(twist, x, denoise.t[i - 1])
         log_weights = log_weights + log_w + log_h - before
-    x_0 = denoise.finish(denoise(x, 0)[0])
-    return Particles(x_0, log_weights, log_evidence + log_mean(log_weights), ess, ancestors)
+    log_evidence += log_mean(log_weights)
+    return Particles(denoise.finish(x), log_weights, log_evidence, ess, ancestors)
 
 # %% ../nbs/beyond/exact_guidance.ipynb #c14
 def class_log_prob(label: int, logits: Tensor) -> Tensor:

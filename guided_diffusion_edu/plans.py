@@ -5,13 +5,13 @@ __all__ = ['Shape', 'NARROW', 'EIGHT', 'LONG', 'LONG_CLASSIFIER', 'PLANS', 'HOUR
            'find_plan', 'fit_plan', 'change_recipe']
 
 # %% ../nbs/practice/command_line.ipynb #c12
-import math  # noqa: F811
+import math
 from dataclasses import replace
-from typing import Any, NamedTuple  # noqa: F811
+from typing import Any, NamedTuple
 
-from ._validation import require  # noqa: F811
+from ._validation import require
 from .classifier import ClassifierConfig
-from .data import Images  # noqa: F811
+from .data import Images
 from .training import Recipe, quick_precision
 from .unet import UNetConfig
 
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     image_size: int | None = None
 
     def unet_config(self, data: Images, recipe: Recipe, conditional: bool = False) -> UNetConfig:
-        "The config of a UNet for the images of `data`; if `conditional`, with its classes."
+        "The config of a UNet for the images of `data`, with its classes or without."
         shape = self.unet | dict(image_size=data.pixels.shape[-1])
         if recipe.predicts == "v":  # which leaves no channels for the variance
             shape |= dict(learned_variance=False)
@@ -109,9 +109,10 @@ SMALL_PLANS = {
 
 
 def find_plan(name: str, small: bool = False) -> Plan | None:
-    """The `Plan` for the data set `name` (see `load_data`), or None where images decide.
+    """The `Plan` for a data set, or None where its images decide.
 
-    `small`: the one for a CPU; ValueError for a data set that has none.
+    `name`: as `load_data` takes it. `small`: the plan for a CPU; ValueError for a data set that
+    has none.
     """
     kind = name.partition(":")[0]
     wanted = f"be with --data one of {list(SMALL_PLANS)}"
@@ -120,7 +121,10 @@ def find_plan(name: str, small: bool = False) -> Plan | None:
 
 # %% ../nbs/practice/command_line.ipynb #c16
 def fit_plan(data: Images) -> Plan:
-    "The `Plan` that fits the images of `data`. ValueError for a size that cannot be halved."
+    """The `Plan` that fits the images of `data`.
+
+    ValueError for a size that cannot be halved often enough.
+    """
     _, channels, size, _ = data.pixels.shape
     least = 1 if size <= 8 else 2
     halvings = max(least, int(math.log2(size)) - 3)
@@ -143,9 +147,9 @@ def fit_plan(data: Images) -> Plan:
 
 # %% ../nbs/practice/command_line.ipynb #c16b
 def change_recipe(recipe: Recipe, **changes: Any) -> Recipe:
-    """`recipe`, if in 16 bits then in those of this machine, with the `changes` that are not None.
+    """`recipe` with those of the `changes` that are not None.
 
-    ValueError for a recipe that cannot be.
+    One of 16 bits first gets those of this machine. ValueError for a recipe that cannot be.
     """
     if recipe.precision != "float32":
         recipe = replace(recipe, precision=quick_precision())

@@ -82,10 +82,10 @@ class Options(TypedDict, total=False):
     """What every sampler takes besides its own arguments.
 
     `x_T` (B, C, ...): the noise to start from, drawn if not given. With `start`, an index of the
-    schedule, it is the x_t of that step. `clip`: estimates of x_0 to [-1, 1], default True.
-    `edit_x_0(x_0, t)`: changes each estimate before it is clipped. `generator`: a torch.Generator,
-    or a list of one per example. `progress`: show a bar. `trajectory`: give (x_0, list of all x_t,
-    noisiest first) instead of x_0.
+    schedule, it is the x_t of that step. `clip`: estimates of x_0 to [-1, 1], default True;
+    guidance is added after it. `edit_x_0(x_0, t)`: changes each estimate before it is clipped.
+    `generator`: a torch.Generator, or a list of one per example. `progress`: show a bar.
+    `trajectory`: give (x_0, list of all x_t, noisiest first) instead of x_0.
     """
 
     x_T: Tensor | None
@@ -103,8 +103,9 @@ Samples: TypeAlias = (
 
 # %% ../nbs/guidance/score_identity.ipynb #c16
 class Denoiser:
-    """A model, a schedule and a guidance, bound for one sampling run; checks every argument.
+    """A model, a schedule and a guidance, bound for one sampling run; its arguments are checked.
 
+    `guidance` moves eps; a sampler that moves the mean instead, as DDPM does, binds none.
     `x_T`: where the run starts. `steps`: indices of the schedule, noisiest first, with the progress
     bar. `levels[i]`: (alpha_bar, alpha_bar_prev). `t[i]`: the model's timestep for each example.
     """
@@ -191,7 +192,7 @@ def ddpm_sample(
     denoise = Denoiser(model, schedule, shape, y=y, **options)  # unguided: the mean is shifted
     require_variance(variance, len(schedule))
     guidance = denoise.watch.guidance(guidance)
-    x = denoise.x_T  # line 1
+    x = denoise.x_T  # Algorithm 1, line 1
     for i in denoise.steps:  # line 2
         x_0, _, variance_output = denoise(x, i)
         mean = posterior_mean(x_0, x, *denoise.levels[i])  # line 3
@@ -230,19 +231,20 @@ def ddim_sample(
     """Draw `shape` = (B, C, ...) by DDIM, guided if `guidance(x_t, t)` is given.
 
     `model`, `y`: as in `ddpm_sample`. `eta`: 0 deterministic, 1 as noisy as DDPM with the small
-    variance. `options`: see `Options`.
+    variance. Noise is drawn at each step whatever `eta`, in the order of OpenAI's code. `options`:
+    see `Options`.
 
     Equations: `eq-ddim-step`, `eq-flow`; Song et al. 2021, Eqs. 12 to 14, and Dhariwal and Nichol
     2021, Algorithm 2. `eq-ddim-family`; Song et al. 2021, Eq. 7. `eq-ddim-shift`.
     """
     require_between(0, 1, eta=eta)
     denoise = Denoiser(model, schedule, shape, y=y, guidance=guidance, **options)
-    x = denoise.x_T  # line 1
+    x = denoise.x_T  # Algorithm 2, line 1
     for i in denoise.steps:  # line 2
         alpha_bar, alpha_bar_prev = denoise.levels[i]
         x_0, eps, _ = denoise(x, i)  # line 3
         sigma, noise = ddim_sigma(alpha_bar, alpha_bar_prev, eta), denoise.noise(x)
-        direction = (1 - alpha_bar_prev - sigma**2) ** 0.5 * eps  # to x_t
+        direction = (1 - alpha_bar_prev - sigma**2) ** 0.5 * eps  # where the noise of x_t points
         x = denoise.record(alpha_bar_prev**0.5 * x_0 + direction + sigma * noise)  # line 4
     return denoise.finish(x)
 
@@ -268,7 +270,7 @@ def ddim_invert(
         model, schedule, x_0.shape, y=y, guidance=guidance, x_T=x_0, clip=False, progress=progress
     )
     x = x_0
-    for i in tqdm(range(len(schedule)), disable=not progress):
+    for i, _ in enumerate(denoise.steps):  # upwards
         alpha_bar, alpha_bar_prev = denoise.levels[i]
         _, eps, _ = denoise(x, max(i - 1, 0))  # the clean end has no level: take the first
         x = alpha_bar**0.5 * x_0_from_eps(x, eps, alpha_bar_prev) + (1 - alpha_bar) ** 0.5 * eps

@@ -29,7 +29,7 @@ def noise_to_signal(alpha_bar: Tensor | float) -> Tensor | float:
 def exponential_step(
     x_t: Tensor | float, x_0: Tensor | float, alpha_bar: float, alpha_bar_prev: float
 ) -> Tensor | float:
-    """The step of the flow from `x_t` if the estimate stays `x_0` during the step.
+    """The step of the flow from `x_t` if the estimate stays `x_0`: DDIM's at eta = 0.
 
     Equations: `eq-flow-log-snr`, `eq-variation-of-constants`, `eq-exponential-step`; Lu et al.
     2022, Section 4.
@@ -93,7 +93,9 @@ def stochastic_step(
     alpha_bar: float,
     alpha_bar_prev: float,
 ) -> Tensor | float:
-    """The step of the noisy process from `x_t` if the estimate stays `x_0`; `z`: fresh noise.
+    """The step of the noisy process from `x_t` if the estimate stays `x_0`: DDIM's at eta = 1.
+
+    `z`: fresh noise.
 
     Equations: `eq-stochastic-flow`, `eq-stochastic-step`; Lu et al. 2022, the SDE solvers.
     """
