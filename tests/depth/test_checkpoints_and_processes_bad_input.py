@@ -9,7 +9,7 @@ import torch
 
 import guided_diffusion_edu as gde
 from bad_input import LINE, NET, WHOLE, cases, file_is_refused, interrupted, lying, trained, written
-from guided_diffusion_edu import batches, checkpoints, cli, evaluation, pretrained
+from guided_diffusion_edu import batches, checkpoints, commands, evaluation, pretrained
 from guided_diffusion_edu.cli import main
 from guided_diffusion_edu.training import watch_samples
 
@@ -109,7 +109,7 @@ WRITERS = [  # (what, name of the file, how it is written)
         "a.safetensors",
         lambda p: checkpoints.write_tensors(p, {"a": torch.zeros(3)}, {}),
     ),
-    ("write_png", "a.png", lambda p: cli.write_png(p, RANDOM)),
+    ("write_png", "a.png", lambda p: commands.write_png(p, RANDOM)),
     (
         "write_npz",
         "a.npz",

@@ -478,3 +478,42 @@ def test_the_loop_of_a_sampler_never_waits_for_the_gpu():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(seen) == 6
+
+
+def test_an_edit_keeps_shape_and_dtype(linear):
+    s = gde.respace(linear, 4)
+
+    def model(x, t, y):
+        assert x.dtype == torch.float32
+        return 0.1 * x
+
+    def sample(edit):
+        return gde.ddim_sample(model, s, (2, 1, 2, 2), edit_x_0=edit)
+
+    assert sample(lambda x_0, t: x_0.double()).dtype == torch.float32
+    for edit, got in ((lambda x_0, t: x_0[:1], r"\(1, 1, 2, 2\)"), (lambda x_0, t: None, "None")):
+        with pytest.raises(ValueError, match=f"edit_x_0 must give a tensor of the shape.*{got}"):
+            sample(edit)
+
+
+def test_a_variance_of_ones_own(linear):
+    "Numbers are used as they are given: those of the small variance give its samples."
+    s, g = gde.respace(linear, 6), torch.Generator
+
+    def sample(variance):
+        return gde.ddpm_sample(
+            lambda x, t, y: 0.1 * x, s, (3, 2), variance=variance, generator=g().manual_seed(0)
+        )
+
+    assert torch.equal(sample(small_variance(s)), sample("small"))
+    assert not torch.equal(sample(s.betas), sample("small"))
+    for wrong, said in ((-s.betas, "at least 0"), (s.betas[:3], r"shape \(6,\)")):
+        with pytest.raises(ValueError, match=f"variance must .*{said}"):
+            sample(wrong)
+
+
+def test_one_bar_for_one_run(linear, capsys):
+    gde.ddim_invert(
+        lambda x, t, y: 0.1 * x, gde.respace(linear, 5), torch.zeros(1, 2), progress=True
+    )
+    assert "5/5" in (bar := capsys.readouterr().err) and "0/5" in bar and bar.count("\n") == 1

@@ -13,7 +13,8 @@ from PIL import Image
 import guided_diffusion_edu as gde
 from guided_diffusion_edu.batches import Batch, write_npz
 from guided_diffusion_edu.checkpoints import read_tensors, write_tensors
-from guided_diffusion_edu.cli import class_index, join_values, main
+from guided_diffusion_edu.cli import join_values, main
+from guided_diffusion_edu.commands import class_index
 
 
 def gde_command(*argv, cwd, module="guided_diffusion_edu", **environment):

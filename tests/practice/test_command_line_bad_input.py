@@ -3,7 +3,7 @@
 import pytest
 
 from bad_input import interrupted
-from guided_diffusion_edu import cli
+from guided_diffusion_edu import commands
 from guided_diffusion_edu.cli import main
 
 # One line on standard error, exit code 2, nothing written.
@@ -123,7 +123,7 @@ def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys
 
 def test_an_interrupted_command_ends_with_130(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.npz").write_text("earlier")
-    monkeypatch.setattr(cli, "draw_guided", interrupted)
+    monkeypatch.setattr(commands, "draw_guided", interrupted)
     assert main(["sample", "--out", str(tmp_path / "a.npz")]) == 130
     assert (
         capsys.readouterr().err == "gde sample: interrupted; what was written before is whole\n"
