@@ -198,7 +198,8 @@ def _read_images(paths: list[str], size: int) -> tuple[dict[int, Tensor], list[s
             else:
                 images[i] = _to_square(image, size)
         except Exception as error:  # on a damaged file, Pillow raises whatever it runs into
-            problems.append(f"{path} cannot be read ({type(error).__name__})")
+            reason = f": {error}" if isinstance(error, ValueError) else ""
+            problems.append(f"{path} cannot be read ({type(error).__name__}{reason})")
     return images, problems
 
 # %% ../nbs/practice/data.ipynb #c22c
@@ -267,7 +268,8 @@ def _read_emoji_json(path: Path) -> list[tuple[str, str]]:
     except (ValueError, LookupError, TypeError, RecursionError):
         fits = False
     if not fits:
-        raise ValueError(f"data must be emoji with npm's list of them, and {path} is no such list")
+        wanted = "a list of entries with `image` and `category`"
+        raise ValueError(f"data must be emoji with npm's emoji.json, {wanted}, got {path}")
     return entries
 
 # %% ../nbs/practice/data.ipynb #c26a

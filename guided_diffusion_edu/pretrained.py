@@ -90,7 +90,10 @@ def read_record(path: Path) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         fits = False
     if not fits:
-        raise ValueError(f"weights must have the record of their training, and {path} is none")
+        wanted = "with config, class_names and schedule, as gde train writes it"
+        raise ValueError(
+            f"weights must have the record of their training ({wanted}), and {path} is none"
+        )
     return record
 
 # %% ../nbs/practice/pretrained.ipynb #c06a
@@ -490,7 +493,8 @@ def _check_sha256(path: Path, record: Path) -> None:
     if sha256 != wanted:
         raise ValueError(
             f"{record.stem} must have the SHA-256 {wanted[:16]}... of {record}, "
-            f"got {sha256[:16]}...: it is damaged or was exchanged"
+            f"got {sha256[:16]}...: it is damaged or was exchanged. Delete {path} to download it "
+            f"again, or {record} if the exchange was meant"
         )
 
 # %% ../nbs/practice/pretrained.ipynb #c56b

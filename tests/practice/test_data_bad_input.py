@@ -164,12 +164,12 @@ FILES = [  # (what, said, what is done with the path)
     ),
     (
         "emoji with a list that is no JSON",
-        "data must be emoji with npm's list",
+        "data must be emoji with npm's emoji.json",
         lambda p: gde.load_data(emoji(p, "[")),
     ),
     (
         "emoji with a list of other things",
-        "data must be emoji with npm's list",
+        "data must be emoji with npm's emoji.json",
         lambda p: gde.load_data(emoji(p, '[{"image": 3, "category": "a"}]')),
     ),
     (
