@@ -37,7 +37,7 @@ from guided_diffusion_edu.checkpoints import (
 )
 from .classifier import Classifier, ClassifierConfig, classifier_loss
 from .data import Images, from_pixels
-from .diffusion import Model, hybrid_loss, simple_loss
+from .diffusion import Model, apply_per_example, hybrid_loss, simple_loss
 from guided_diffusion_edu.distributed import (
     barrier,
     device,
@@ -50,7 +50,7 @@ from guided_diffusion_edu.distributed import (
 from .losses import SecondMomentSteps, eps_from_v, eps_model, v_from_eps
 from .provenance import digest_of, provenance
 from .samplers import ddim_sample
-from .schedules import SCHEDULES, Schedule, per_example, respace
+from .schedules import SCHEDULES, Schedule, respace
 from .unet import UNet, UNetConfig, compile_stages
 from .viz import image_grid
 
@@ -83,17 +83,19 @@ def velocity_loss(
 
     Equations: `eq-v-to-eps`, `eq-target-weight`; Salimans and Ho 2022, Section 4.
     """
-    v = v_from_eps(x_0, eps, per_example(schedule.alpha_bars, t, x_0))
-    output = network(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t], y)
+    v = apply_per_example(v_from_eps, [schedule.alpha_bars], t, x_0, eps)
+    output = network(schedule.add_noise(x_0, t, eps), schedule.timesteps.to(t.device)[t.long()], y)
     require_alike("output", output, "x_0", x_0)
     return (v - output).square().flatten(1).mean(1)
 
 
-PREDICTIONS: dict[str, Loss] = {"eps": simple_loss, "v": velocity_loss}  # each with its loss
+# what a network may predict, with the loss (model, schedule, x_0, t, eps, y): `diffusion_loss`
+# brings the arguments into the order of `fit`
+PREDICTIONS: dict[str, Callable[..., Tensor]] = {"eps": simple_loss, "v": velocity_loss}
 
 
 def eps_model_of(network: nn.Module, schedule: Schedule, predicts: str) -> Model:
-    'The model of eps that `network`, trained to predict "eps" or "v", amounts to.'
+    'Wrap `network`, which predicts "eps" or "v", so that it predicts eps, as samplers expect.'
     return eps_model(network, schedule, eps_from_v) if predicts == "v" else network
 
 # %% ../nbs/practice/training.ipynb #c08
@@ -110,11 +112,12 @@ COUNTS = ("steps", "batch", "warmup", "save_every", "accumulate")  # fields that
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run trains. ValueError, with the name of the field, if it cannot.
+    """Settings of a training run. ValueError, with the name of the field, if it cannot be run.
 
     `batch`: of all processes together. `accumulate`: parts that a process makes of its share.
-    `save_every`: steps from checkpoint to checkpoint. `predicts`: what a diffusion network does.
-    `flip`: mirror half of the images. `balance`: draw each class equally often.
+    `clip`: largest norm of the gradient. `ema_decay`: of the averaged weights. `save_every`: steps
+    from checkpoint to checkpoint. `predicts`: what a diffusion network outputs, the noise or the
+    velocity. `flip`: mirror half of the images. `balance`: draw each class equally often.
     """
 
     steps: int = 3000
@@ -219,7 +222,7 @@ def quick_precision() -> str:
 
 # %% ../nbs/practice/training.ipynb #c30
 class LoopNetwork:
-    "`model` as the loop calls it; its weights stay those of `model`."
+    "`model` wrapped for training: compiled, distributed and autocast as the recipe says."
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model, self.dtype = model, PRECISIONS[recipe.precision]
@@ -250,7 +253,7 @@ def memory_format(recipe: Recipe) -> torch.memory_format:
 
 # %% ../nbs/practice/training.ipynb #c38
 class State:
-    "All that a run of `recipe` must remember of the training of `model`."
+    "What a checkpoint holds: model, average, optimizer, loss scaler, history of the loss."
 
     def __init__(self, model: nn.Module, schedule: Schedule, recipe: Recipe) -> None:
         self.model, self.schedule, self.recipe = model, schedule, recipe
@@ -596,7 +599,12 @@ def diffusion_loss(config: UNetConfig, recipe: Recipe) -> Loss:
     """
     learned = config.learned_variance
     fits = recipe.predicts == "eps" or not learned
-    require(fits, "predicts", "be 'eps' where the variance is learned", repr(recipe.predicts))
+    require(
+        fits,
+        "predicts",
+        "be 'eps' with learned_variance=True ('v' needs learned_variance=False)",
+        repr(recipe.predicts),
+    )
     error = hybrid_loss if learned else PREDICTIONS[recipe.predicts]
 
     def loss(
@@ -617,7 +625,7 @@ def train_diffusion(
     progress: bool = True,
     watch: Sequence[Watch] = (),
 ) -> Model:
-    """Train `UNet(config)` on `data`; gives the model of eps.
+    """Train `UNet(config)` on `data`; returns a model that predicts eps, with averaged weights.
 
     Leaves `diffusion.safetensors` (averaged weights) and `diffusion.json`, a record with `note`,
     in the folder `out`, and resumes from there. `progress`, `watch`: as in `fit`.
