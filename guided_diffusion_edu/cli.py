@@ -30,7 +30,7 @@ from .data import UNFIT
 from .plans import SMALL_PLANS, change_recipe, find_plan
 from .training import WORDS, Recipe
 
-
+# %% ../nbs/practice/command_line.ipynb #c10r
 def _require(fits: object, option: str, wanted: str, got: object) -> None:
     require(fits, option, f"be {wanted}", got)
 
@@ -51,7 +51,7 @@ def check_sample(args: Namespace) -> None:
         fits = getattr(args, name) is None or args.sampler == sampler
         _require(fits, option_name(name), f"with --sampler {sampler} only", args.sampler)
 
-
+# %% ../nbs/practice/command_line.ipynb #c10g
 def check_evaluate(args: Namespace) -> None:
     "The options of `gde evaluate`."
     _require(args.repeats >= 0, "--repeats", "0 or more", args.repeats)
@@ -81,7 +81,7 @@ def check_data(args: Namespace) -> None:
     if args.out:
         _require_file("--out", args.out, ".png", ".npz")
 
-
+# %% ../nbs/practice/command_line.ipynb #c10h
 def check_train(args: Namespace) -> None:
     "The options of `gde train`."
     check_images(args)
@@ -93,7 +93,7 @@ def check_train(args: Namespace) -> None:
     find_plan(args.data, args.small)
     change_recipe(Recipe(), **recipe_options(args))
 
-
+# %% ../nbs/practice/command_line.ipynb #c10i
 def check_pack(args: Namespace) -> None:
     "The arguments of `gde pack`."
     apart = Path(args.source).resolve() != Path(args.target).resolve()
@@ -321,7 +321,7 @@ def nameoption_name(message: str, args: Namespace) -> str:
     is_option = name in vars(args) and name not in POSITIONAL
     return " ".join([option_name(name) if is_option else name, *rest])
 
-
+# %% ../nbs/practice/command_line.ipynb #c36n1
 def main(argv: Sequence[str] | None = None) -> int:
     """The `gde` command.
 
@@ -358,7 +358,7 @@ def join_values(argv: Sequence[str]) -> list[str]:
             joined.append(word)
     return joined
 
-
+# %% ../nbs/practice/command_line.ipynb #c36e
 def _escape_letters() -> None:
     "Let standard output and error escape the letters that they cannot show."
     for stream in (sys.stdout, sys.stderr):

@@ -42,6 +42,7 @@ from guided_diffusion_edu.pretrained import (
 from .samplers import ddim_sample, ddpm_sample
 from .viz import image_grid
 
+# %% ../nbs/practice/command_line.ipynb #c04a
 SAMPLERS = {"ddim": ddim_sample, "ddpm": ddpm_sample}
 SAMPLER_OPTIONS = {"eta": "ddim", "gradient_at": "ddpm"}  # of one sampler only
 SIZE = 32  # of a folder's images, and of emoji
@@ -64,7 +65,7 @@ def write_png(path: str | Path, images: Tensor, columns: int | None = None) -> N
     picture = Image.fromarray(grid.numpy())
     write_whole(path, lambda part: picture.save(part, format="PNG"))
 
-
+# %% ../nbs/practice/command_line.ipynb #c06a
 def write_samples(
     path: str, pixels: Tensor, y: Tensor, class_names: Sequence[str], columns: int | None
 ) -> None:
@@ -133,7 +134,7 @@ from guided_diffusion_edu.training import (
 )
 from .unet import UNet, UNetConfig
 
-
+# %% ../nbs/practice/command_line.ipynb #c20r
 def recipe_options(args: Namespace) -> dict[str, Any]:
     "{field of a `Recipe`: what the command line says, or None}"
     return {field.name: getattr(args, field.name) for field in fields(Recipe)}
@@ -147,7 +148,7 @@ def _words(name: str, value: object) -> list[str]:
         return [option_name(name) if value else option_name(f"no_{name}")]
     return [option_name(name), str(value)]
 
-
+# %% ../nbs/practice/command_line.ipynb #c20t
 def training_command(args: Namespace, recipe: Recipe) -> str:
     "The command that does the run of `args` again, on any machine."
     words = ["gde", "train", args.what, "--data", args.data]
@@ -168,7 +169,7 @@ def _load(args: Namespace, plan: Plan | None = None, train: bool = True) -> Imag
     data = load_data(args.data, train, image_size=size, unfit=args.unfit or "refuse")
     return pad(data, plan.image_size) if plan and plan.image_size else data
 
-
+# %% ../nbs/practice/command_line.ipynb #c20n
 def choose_network(args: Namespace, plan: Plan, data: Images) -> tuple[Config, Recipe]:
     "The network and the recipe of a run, as the command line changes the `plan`."
     changes = recipe_options(args)
@@ -177,7 +178,7 @@ def choose_network(args: Namespace, plan: Plan, data: Images) -> tuple[Config, R
     recipe = change_recipe(plan.unet_recipe, **changes)
     return plan.unet_config(data, recipe, args.conditional), recipe
 
-
+# %% ../nbs/practice/command_line.ipynb #c20m
 def train(args: Namespace) -> None:
     "Train a diffusion model or a noisy classifier; resumes from --out."
     plan = find_plan(args.data, args.small)
@@ -233,7 +234,7 @@ def run_training(
                 "or train longer, into a new --out"
             )
 
-
+# %% ../nbs/practice/command_line.ipynb #c20e
 def estimate_run(config: Config, data: Images, recipe: Recipe) -> None:
     "Say what a run would cost."
     network: Callable[..., Module] = Classifier
@@ -263,7 +264,7 @@ def data(args: Namespace) -> None:
         write_png(args.out, class_examples(images, few), columns=len(images.class_names))
         print(f"{few} of each class -> {args.out}")
 
-
+# %% ../nbs/practice/command_line.ipynb #c22p
 def pack(args: Namespace) -> None:
     "Write the weights of a run at half precision."
     write_half(args.source, args.target)
@@ -281,7 +282,7 @@ from guided_diffusion_edu.features import (
 )
 from .provenance import provenance
 
-
+# %% ../nbs/practice/command_line.ipynb #c24r
 def _require_comparable(reference: Batch, samples: Batch) -> None:
     "ValueError unless the two batches can be compared, by their headers."
     got = f"{samples.path} with statistics only"
@@ -289,7 +290,7 @@ def _require_comparable(reference: Batch, samples: Batch) -> None:
     fits = not reference.count or reference.size == samples.size
     require(fits, "A and B", "be of images of one size", f"{reference.size} and {samples.size}")
 
-
+# %% ../nbs/practice/command_line.ipynb #c24a
 def asked_classes(batch: Batch, network: Module, chosen: bool) -> Tensor | None:
     """The classes (N,) that the samples of `batch` were asked to be, or None.
 
@@ -318,7 +319,7 @@ def _name_statistics(args: Namespace, reference: Batch, features: str, size: int
     require(of == name, "--features", wanted, repr(name))
     return name
 
-
+# %% ../nbs/practice/command_line.ipynb #c26e
 def evaluate(args: Namespace) -> None:
     "Score the samples in B.npz against the reference batch A.npz."
     reference, samples = Batch(args.A), Batch(args.B)
@@ -344,7 +345,7 @@ def _table_lines(table: dict[str, Score]) -> Iterator[str]:
     for name, (value, low, high) in table.items():
         yield f"{name:12} {value:9.4f}" + ("" if low is None else f"   [{low:.4f}, {high:.4f}]")
 
-
+# %% ../nbs/practice/command_line.ipynb #c26w
 def write_scores(
     args: Namespace, features: str, count: int, reference_count: int, table: dict[str, Score]
 ) -> None:
@@ -377,7 +378,7 @@ def tradeoff_command(args: Namespace) -> str:
         words += _words(name, getattr(args, name))
     return shlex.join(words)
 
-
+# %% ../nbs/practice/command_line.ipynb #c28t
 def tradeoff(args: Namespace) -> None:
     "Measure fidelity and diversity along the scale, for numbers of steps."
     record = trade_off(

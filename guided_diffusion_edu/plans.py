@@ -17,7 +17,7 @@ from .unet import UNetConfig
 
 Shape = dict[str, Any]
 
-
+# %% ../nbs/practice/command_line.ipynb #c12p
 class Plan(NamedTuple):
     """What a training does unless it is told otherwise.
 
@@ -101,13 +101,13 @@ def _narrow_plan(plan: Plan, steps: int, flip: bool) -> Plan:
         plan.image_size,
     )
 
-
+# %% ../nbs/practice/command_line.ipynb #c14s
 SMALL_PLANS = {
     "fashion-mnist": _narrow_plan(PLANS["fashion-mnist"], 6000, flip=True),
     "emoji": _narrow_plan(PLANS["emoji"], 4000, flip=False),
 }
 
-
+# %% ../nbs/practice/command_line.ipynb #c14f
 def find_plan(name: str, small: bool = False) -> Plan | None:
     """The `Plan` for a data set, or None where its images decide.
 
