@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 def command(out, args):
     return [
         sys.executable,
-        "-c",
-        "import sys; from guided_diffusion_edu.cli import main; sys.exit(main())",
+        "-m",
+        "guided_diffusion_edu",
         "train",
         "diffusion",
         "--data",
