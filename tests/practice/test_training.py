@@ -533,9 +533,7 @@ def test_the_loss_of_v_is_that_of_eps_weighted():
 
 
 def test_a_network_of_v_learns_neither_eps_nor_a_variance():
-    with pytest.raises(
-        ValueError, match="predicts must be 'eps' with learned_variance=True"
-    ):
+    with pytest.raises(ValueError, match="predicts must be 'eps' with learned_variance=True"):
         diffusion_loss(replace(SMALL, learned_variance=True), gde.Recipe(predicts="v"))
     network = shaken(replace(SMALL, learned_variance=True))
     x_0, t = torch.zeros(2, 1, 8, 8), torch.tensor([1, 2])
