@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from guided_diffusion_edu._validation import (
     require,
+    require_floats,
     require_indices,
     require_mask,
     require_shape,
@@ -89,6 +90,7 @@ def known_pixels(mask: Tensor) -> Callable[[Tensor], Tensor]:
 def colour(x_0: Tensor) -> Tensor:
     "Measures the mean of each channel of `x_0` (B, C, H, W): (B, C)."
     require_shape("x_0", x_0, "B", "C", "H", "W")
+    require_floats(x_0=x_0)
     return x_0.flatten(2).mean(2)
 
 
