@@ -75,7 +75,7 @@ wheel-test: dist  # with the newest torch, and with the oldest that is supported
 	$(BIN)/python tools/wheel.py --all --torch "torch==2.6.0 torchvision==0.21.0"
 
 clean:
-	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf _build .pages build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -115,7 +115,7 @@ def find_plan(name: str, small: bool = False) -> Plan | None:
     has none.
     """
     kind = name.partition(":")[0]
-    wanted = f"be with --data one of {list(SMALL_PLANS)}"
+    wanted = f"come with --data {' or '.join(SMALL_PLANS)}, which alone have a small plan"
     require(not small or kind in SMALL_PLANS, "small", wanted, kind)
     return SMALL_PLANS[kind] if small else PLANS.get(kind)
 
@@ -130,7 +130,7 @@ def fit_plan(data: Images) -> Plan:
     halvings = max(least, int(math.log2(size)) - 3)
     while halvings > least and size % 2**halvings:
         halvings -= 1
-    halved, wanted = size % 2**halvings == 0, f"be a number that can be halved {halvings} times"
+    halved, wanted = size % 2**halvings == 0, f"be a multiple of {2**halvings}"
     require(halved, "image_size", wanted, size)
     common: Shape = NARROW | dict(
         image_size=size,

@@ -75,7 +75,7 @@ COMMANDS = [
     ("train diffusion --data digits --out a --ema-decay 1", "--ema-decay must be"),
     ("train diffusion --data digits --out a --precision int8", "invalid choice: 'int8'"),
     ("train diffusion --data digits --out a --seed -1", "--seed must be"),
-    ("train diffusion --data digits --out a --small", "--small must be with --data"),
+    ("train diffusion --data digits --out a --small", "--small must come with --data"),
     ("train diffusion --data digits --out a --predicts w", "invalid choice: 'w'"),
     (
         "train classifier --data digits --out a --predicts v",

@@ -320,7 +320,7 @@ def test_small_is_for_two_data_sets(tmp_path, capsys):
         == 2
     )
     assert (
-        "--small must be with --data one of ['fashion-mnist', 'emoji'], got digits"
+        "--small must come with --data fashion-mnist or emoji, which alone have a small plan, got digits"
         in capsys.readouterr().err
     )
 
