@@ -320,8 +320,8 @@ def test_small_is_for_two_data_sets(tmp_path, capsys):
         == 2
     )
     assert (
-        "--small must come with --data fashion-mnist or emoji, which alone have a small plan, got digits"
-        in capsys.readouterr().err
+        "--small must come with --data fashion-mnist or emoji, which alone have a small plan, "
+        "got digits" in capsys.readouterr().err
     )
 
 
