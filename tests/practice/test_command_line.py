@@ -249,7 +249,6 @@ def test_without_out_a_run_can_be_looked_at(capsys):
     assert (
         main(["train", "classifier", "--data", "digits"]) == 2
         and capsys.readouterr().err
-        and capsys.readouterr().err
         == "gde train: --out must be a folder for the weights "
         "(or give --show or --dry-run), got None\n"
     )
