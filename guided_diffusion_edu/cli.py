@@ -69,8 +69,8 @@ def check_tradeoff(args: Namespace) -> None:
 def check_images(args: Namespace) -> None:
     "The options that say which images, of `gde train` and `gde data`."
     kind, of_folders = args.data.partition(":")[0], args.unfit in (None, "refuse")
-    sized = args.image_size is None or kind in ("folder", "emoji")
-    wanted = "with folder:PATH or emoji:PATH only"
+    sized = args.image_size is None or kind in ("folder", "emoji", "avatars")
+    wanted = "with folder:PATH, emoji:PATH or avatars:PATH only"
     _require(sized, "--image-size", wanted, args.image_size)
     _require(of_folders or kind == "folder", "--unfit", "with folder:PATH only", args.unfit)
 
@@ -206,10 +206,12 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="digits, mnist, fashion-mnist, cifar10, folder:PATH or emoji:PATH",
+        help="digits, mnist, fashion-mnist, cifar10, folder:PATH, emoji:PATH or avatars:PATH",
     )
     parser.add_argument(
-        "--image-size", type=int, help=f"of a folder's images, or of emoji (default: {SIZE})"
+        "--image-size",
+        type=int,
+        help=f"of a folder's images, of emoji or of avatars (default: {SIZE})",
     )
     parser.add_argument(
         "--unfit",

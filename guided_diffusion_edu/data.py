@@ -342,6 +342,17 @@ def _load_emoji(path: str, size: int, train: bool) -> Images:
     labels = torch.tensor([class_names.index(emoji[i][0]) for i in rows])
     return Images(pixels, labels, class_names)
 
+# %% ../nbs/practice/data.ipynb #c28n
+def _load_avatars(path: str, size: int, train: bool) -> Images:
+    folder, part = expand_home(path), "train" if train else "test"
+    files = [f"{part}-{size}-images-idx4-ubyte.gz", f"{part}-labels-idx1-ubyte.gz", "licences.json"]
+    missing = [name for name in files if not (folder / name).is_file()]
+    wanted = "be avatars as tools/make_avatars.mjs writes them, of 32 or 64 pixels"
+    require(not missing, "data", wanted, f"{folder} without {', '.join(missing)}")
+    pixels, labels = read_idx(folder / files[0]), read_idx(folder / files[1])  # (N, 3, H, W), (N,)
+    styles = json.loads((folder / files[2]).read_text(encoding="utf-8"))
+    return Images(pixels, labels.long(), tuple(style["style"] for style in styles))
+
 # %% ../nbs/practice/data.ipynb #c28b
 def load_data(
     name: str,
@@ -353,10 +364,11 @@ def load_data(
     """Load a data set.
 
     `name`: "digits", "mnist", "fashion-mnist", "cifar10", "folder:PATH" with one folder of images
-    per class, or "emoji:PATH" of an unpacked npm package or a font. `train`: False for the
-    held-out part; a folder has none of its own and is whole either way. `root`: where downloads
-    are kept. `image_size`: of a folder's images and of emoji, in pixels. `unfit`: "refuse" or
-    "skip" a folder's images that are damaged or smaller.
+    per class, "emoji:PATH" of an unpacked npm package or a font, or "avatars:PATH" of a folder
+    that `tools/make_avatars.mjs` has filled. `train`: False for the held-out part; a folder has
+    none of its own and is whole either way. `root`: where downloads are kept. `image_size`: of a
+    folder's images, of emoji and of avatars, in pixels. `unfit`: "refuse" or "skip" a folder's
+    images that are damaged or smaller.
 
     Raises ValueError if the data are missing or unfit, OSError if a download fails.
     """
@@ -371,9 +383,11 @@ def load_data(
         return _load_folder(name.removeprefix("folder:"), image_size, unfit)
     if name.startswith("emoji:"):
         return _load_emoji(name.removeprefix("emoji:"), image_size, train)
+    if name.startswith("avatars:"):
+        return _load_avatars(name.removeprefix("avatars:"), image_size, train)
     raise ValueError(
-        f'data must be "digits", {", ".join(map(repr, KINDS))}, "folder:PATH" or '
-        f'"emoji:PATH", got {name!r}'
+        f'data must be "digits", {", ".join(map(repr, KINDS))}, "folder:PATH", "emoji:PATH" or '
+        f'"avatars:PATH", got {name!r}'
     )
 
 # %% ../nbs/practice/data.ipynb #c36
@@ -391,6 +405,10 @@ ORIGINS = {  # where it comes from; licence
         "Noto Color Emoji by Google, or Twemoji by Twitter, as the path says",
         "the font: SIL OFL 1.1; npm's emoji-datasource-google: Apache-2.0; "
         "emoji-datasource-twitter: CC BY 4.0, which asks for the name of its makers",
+    ),
+    "avatars": (
+        "drawn by DiceBear from seeds, in styles by the makers that licences.json names",
+        "CC0 1.0 or CC BY 4.0, by style, as licences.json says",
     ),
 }
 

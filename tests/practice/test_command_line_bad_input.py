@@ -27,7 +27,7 @@ COMMANDS = [
     ("pack a a", "target must be another folder than source"),
     (
         "data --data digits --image-size 16",
-        "--image-size must be with folder:PATH or emoji:PATH only, got 16",
+        "--image-size must be with folder:PATH, emoji:PATH or avatars:PATH only, got 16",
     ),
     (
         "train diffusion --data emoji:x --unfit skip --out a",

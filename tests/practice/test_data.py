@@ -2,6 +2,8 @@
 formats.
 """
 
+import gzip
+import json
 import struct
 import sys
 
@@ -325,7 +327,7 @@ def test_cards_say_licence_and_counts(tmp_path):
         and "Animals & Nature 11, Smileys & Emotion 11" in card
         and "3 channels" in card
     )
-    assert set(gde.data.ORIGINS) == {"digits", "folder", "emoji", *gde.data.KINDS}
+    assert set(gde.data.ORIGINS) == {"digits", "folder", "emoji", "avatars", *gde.data.KINDS}
 
 
 def test_borders():
@@ -370,3 +372,38 @@ def test_transparency_is_white_and_16_bits_are_256_greys(tmp_path):
         and (plain == 7).all()
         and (wide == 200).all()
     )
+
+
+def write_avatars(folder):
+    "A folder as tools/make_avatars.mjs leaves it: five and two images of 32 pixels, two styles."
+
+    for part, count in (("train", 5), ("test", 2)):
+        pixels = torch.arange(count * 3 * 32 * 32).to(torch.uint8).view(count, 3, 32, 32)
+        labels = torch.arange(count, dtype=torch.uint8).remainder(2)
+        for name, array in (("32-images-idx4", pixels), ("labels-idx1", labels)):
+            plain = folder / "plain"
+            write_idx(plain, array)
+            packed = gzip.compress(plain.read_bytes())
+            (folder / f"{part}-{name}-ubyte.gz").write_bytes(packed)
+    styles = [dict(style=name, licence="CC0 1.0") for name in ("micah", "thumbs")]
+    (folder / "licences.json").write_text(json.dumps(styles))
+
+
+def test_avatars_are_read_as_they_were_drawn(tmp_path):
+    write_avatars(tmp_path)
+    train, held_out = (
+        gde.load_data(f"avatars:{tmp_path}", part, image_size=32) for part in (True, False)
+    )
+    assert train.pixels.shape == (5, 3, 32, 32) and held_out.pixels.shape == (2, 3, 32, 32)
+    assert train.pixels.flatten()[:300].tolist() == [n % 256 for n in range(300)]
+    assert train.labels.tolist() == [0, 1, 0, 1, 0] and train.labels.dtype == torch.int64
+    assert train.class_names == ("micah", "thumbs")
+
+
+def test_avatars_that_are_not_there(tmp_path):
+    write_avatars(tmp_path)
+    with pytest.raises(ValueError, match=r"avatars as .* 32 or 64 .*without train-64-images"):
+        gde.load_data(f"avatars:{tmp_path}", image_size=64)
+    (tmp_path / "train-32-images-idx4-ubyte.gz").write_bytes(b"no images")
+    with pytest.raises(ValueError, match="MNIST"):
+        gde.load_data(f"avatars:{tmp_path}", image_size=32)
