@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['Twist', 'log_ratio', 'value_and_gradient', 'require_weights', 'effective_sample_size', 'systematic', 'Particles',
-           'log_mean', 'resample_below', 'propose', 'particle_sample', 'class_log_prob', 'power_twist',
-           'annealed_twist']
+           'log_mean', 'Cloud', 'start_cloud', 'resample_below', 'move_cloud', 'particle_sample', 'class_log_prob',
+           'power_twist', 'annealed_twist']
 
 # %% ../nbs/beyond/exact_guidance.ipynb #c04
 import math
@@ -101,33 +101,58 @@ def log_mean(log_weights: Tensor) -> float:
     return log_weights.logsumexp(0).item() - math.log(len(log_weights))
 
 
-def resample_below(
-    log_weights: Tensor, least: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, float]:
-    """Particles to keep, their log-weights, and the log of the mean weight that was taken out.
+class Cloud(NamedTuple):
+    """Particles on their way: `x` (N, C, ...), log h (N,) there, and its gradient, like `x`.
 
-    All are kept, as they are, while the effective sample size is at least `least`.
+    `log_weights` (N,), and `ancestors` (N,): from which x_T each came.
     """
-    if effective_sample_size(log_weights) >= least:
-        return torch.arange(len(log_weights), device=log_weights.device), log_weights, 0.0
-    kept = systematic(log_weights, None, generator)
-    return kept, torch.zeros_like(log_weights), log_mean(log_weights)
+
+    x: Tensor
+    log_h: Tensor
+    gradient: Tensor
+    log_weights: Tensor
+    ancestors: Tensor
 
 
-def propose(
+def start_cloud(denoise: Denoiser, twist: Twist) -> Cloud:
+    "Particles at x_T, weighted by the twist there."
+    log_h, gradient = value_and_gradient(twist, denoise.x_T, denoise.t[-1])
+    ancestors = torch.arange(len(log_h), device=log_h.device)
+    return Cloud(denoise.x_T, log_h, gradient, log_h.double(), ancestors)
+
+
+def resample_below(
+    cloud: Cloud, least: float, generator: torch.Generator | None
+) -> tuple[Cloud, float]:
+    """Resample if the effective sample size is below `least`: all weights are then 1.
+
+    Gives the log of the mean weight that was taken out, 0 if none was.
+    """
+    if effective_sample_size(cloud.log_weights) >= least:
+        return cloud, 0.0
+    kept = systematic(cloud.log_weights, None, generator)
+    x, log_h, gradient, _, ancestors = (rows[kept] for rows in cloud)
+    weights = torch.zeros_like(cloud.log_weights)
+    return Cloud(x, log_h, gradient, weights, ancestors), log_mean(cloud.log_weights)
+
+
+def move_cloud(
     denoise: Denoiser,
     schedule: Schedule,
-    x: Tensor,
+    cloud: Cloud,
     i: int,
-    gradient: Tensor,
+    twist: Twist,
     variance: str | Tensor,
-) -> tuple[Tensor, Tensor]:
-    "x_{t-1} from the guided step, and the log of the unguided density over the guided one."
-    x_0, _, variance_output = denoise(x, i)
-    mean = posterior_mean(x_0, x, *denoise.levels[i])
+) -> Cloud:
+    "Particles after the guided step from index `i`, what it misses put into their weights."
+    x_0, _, variance_output = denoise(cloud.x, i)
+    mean = posterior_mean(x_0, cloud.x, *denoise.levels[i])
     sigma_squared = reverse_variance(variance, variance_output, schedule, i)
-    shift, noise = sigma_squared * gradient, sigma_squared**0.5 * denoise.noise(x)
-    return mean + shift + noise, log_ratio(noise, shift, sigma_squared)
+    shift, noise = sigma_squared * cloud.gradient, sigma_squared**0.5 * denoise.noise(cloud.x)
+    x = mean + shift + noise
+    log_h, gradient = value_and_gradient(twist, x, denoise.t[i - 1])
+    log_w = log_ratio(noise, shift, sigma_squared) + log_h - cloud.log_h
+    return Cloud(x, log_h, gradient, cloud.log_weights + log_w, cloud.ancestors)
 
 
 @torch.no_grad()
@@ -155,26 +180,20 @@ def particle_sample(
     Equations: `eq-smc-target`, `eq-smc-weight`; Wu et al. 2023, Section 3. `eq-smc-evidence`; Del
     Moral 2004, Section 7.4.
     """
+    require_variance(variance, len(schedule))
     options: Options = dict(x_T=x_T, clip=clip, generator=generator, progress=progress)
     denoise = Denoiser(model, schedule, shape, y=y, **options)  # unguided
     require(shape[0] > 0, "shape", "be (N, C, ...) with N > 0", shape)
-    require_variance(variance, len(schedule))
-    x, log_evidence, ess = denoise.x_T, 0.0, []
-    ancestors = torch.arange(shape[0], device=x.device)
-    log_h, gradient = value_and_gradient(twist, x, denoise.t[-1])
-    log_weights = log_h.double()
+    cloud, log_evidence, ess = start_cloud(denoise, twist), 0.0, []
     for i in denoise.steps:
-        if i == 0:  # the last step is not guided
-            x, _, _ = denoise(x, i)
-            continue
-        ess.append(effective_sample_size(log_weights))
-        kept, log_weights, taken = resample_below(log_weights, threshold * shape[0], generator)
-        ancestors, log_evidence, before = ancestors[kept], log_evidence + taken, log_h[kept]
-        x, log_w = propose(denoise, schedule, x[kept], i, gradient[kept], variance)
-        log_h, gradient = value_and_gradient(twist, x, denoise.t[i - 1])
-        log_weights = log_weights + log_w + log_h - before
+        if i > 0:  # the last step is not guided
+            ess.append(effective_sample_size(cloud.log_weights))
+            cloud, taken = resample_below(cloud, threshold * shape[0], generator)
+            cloud = move_cloud(denoise, schedule, cloud, i, twist, variance)
+            log_evidence += taken
+    x_0, log_weights = denoise(cloud.x, 0)[0], cloud.log_weights
     log_evidence += log_mean(log_weights)
-    return Particles(denoise.finish(x), log_weights, log_evidence, ess, ancestors)
+    return Particles(denoise.finish(x_0), log_weights, log_evidence, ess, cloud.ancestors)
 
 # %% ../nbs/beyond/exact_guidance.ipynb #c14
 def class_log_prob(label: int, logits: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from guided_diffusion_edu._validation import (
     Watch,
     device_of,
-    require,
     require_alike,
     require_between,
+    require_choice,
     require_floats,
     require_sampling,
     require_variance,
@@ -187,22 +187,19 @@ def ddpm_sample(
 
     Equation: `eq-scaled-shift`; Dhariwal and Nichol 2021, Algorithm 1.
     """
-    places = ("x_t", "mean")
-    require(gradient_at in places, "gradient_at", 'be "x_t" or "mean"', repr(gradient_at))
-    denoise = Denoiser(model, schedule, shape, y=y, **options)  # unguided: the mean is shifted
+    require_choice(("x_t", "mean"), gradient_at=gradient_at)
     require_variance(variance, len(schedule))
-    guidance = denoise.watch.guidance(guidance)
-    x = denoise.x_T  # Algorithm 1, line 1
+    denoise = Denoiser(model, schedule, shape, y=y, **options)  # unguided: the mean is shifted
+    x, guidance = denoise.x_T, denoise.watch.guidance(guidance)  # Algorithm 1, line 1
     for i in denoise.steps:  # line 2
         x_0, _, variance_output = denoise(x, i)
         mean = posterior_mean(x_0, x, *denoise.levels[i])  # line 3
         sigma_squared = reverse_variance(variance, variance_output, schedule, i)
-        if guidance and gradient_at == "x_t":
-            mean = guided_mean(mean, sigma_squared, guidance(x, denoise.t[i]))
-        if guidance and gradient_at == "mean" and i > 0:
-            mean = guided_mean(mean, sigma_squared, guidance(mean, denoise.t[i - 1]))
-        noise = denoise.noise(x)
-        x = denoise.record(mean + sigma_squared**0.5 * noise if i > 0 else mean)  # line 4
+        place, level = (x, i) if gradient_at == "x_t" else (mean, i - 1)
+        if guidance and level >= 0:
+            mean = guided_mean(mean, sigma_squared, guidance(place, denoise.t[level]))
+        noise = (i > 0) * denoise.noise(x)  # none at the end
+        x = denoise.record(mean + sigma_squared**0.5 * noise)  # line 4
     return denoise.finish(x)
 
 # %% ../nbs/guidance/score_identity.ipynb #c20

@@ -17,7 +17,7 @@ TABLE = [  # (what, said, call)
     ),
     (
         "ddpm_sample with an unknown place",
-        'gradient_at must be "x_t" or "mean", got \'mu\'',
+        "gradient_at must be one of",
         lambda: gde.ddpm_sample(flat, SHORT, (2, 2), gradient_at="mu"),
     ),
     (
