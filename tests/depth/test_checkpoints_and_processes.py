@@ -48,6 +48,17 @@ def test_resumed_is_straight_to_the_bit(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.fixture(autouse=True)
+def python_s_own_handlers():
+    "A script that starts the tests in the background lets them ignore SIGINT: they do not."
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_step_and_is_saved(tmp_path, number):
     """In the first step of four: it is finished and saved, what was there before acts again, and
