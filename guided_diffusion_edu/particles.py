@@ -154,7 +154,7 @@ def move_cloud(
     log_w = log_ratio(noise, shift, sigma_squared) + log_h - cloud.log_h
     return Cloud(x, log_h, gradient, cloud.log_weights + log_w, cloud.ancestors)
 
-
+# %% ../nbs/beyond/exact_guidance.ipynb #c12b
 @torch.no_grad()
 def particle_sample(
     model: Model,
